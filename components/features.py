@@ -1,0 +1,30 @@
+from kfp import dsl
+
+from components._images import LIGHT
+
+
+@dsl.component(**LIGHT)
+def features(
+    catalog: dsl.Input[dsl.Dataset],
+    bundle: dsl.Input[dsl.Model],
+    pictures: str,
+    store: str,
+    pointer: int,
+    code_version: str,
+    embed_batch_size: int,
+    vectors: dsl.Output[dsl.Dataset],
+):
+    """Pictures into vectors; only what the current release lacks."""
+    from pathlib import Path
+
+    from wentu.stages.features import Config, features as stage
+
+    stage(
+        catalog=Path(catalog.path),
+        bundle=Path(bundle.path),
+        pictures=pictures,
+        store=store,
+        pointer=pointer,
+        out=Path(vectors.path),
+        config=Config(embed_batch_size=embed_batch_size),
+    )

@@ -1,0 +1,1 @@
+"""Chinese-CLIP models: their text, weights, encoders and exported bundles."""

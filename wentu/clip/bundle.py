@@ -1,0 +1,120 @@
+"""A model bundle: what is served. Two ONNX files, the tokenizer, and how to prepare pictures.
+
+    bundle.json       names, sizes, preprocessing, and where the model came from
+    text.onnx         text int64 [batch, length] -> unnorm_text_features [batch, D]
+    image.onnx        image float32 [batch, 3, R, R] -> unnorm_image_features [batch, D]
+    tokenizer.json
+
+No torch is needed to use one. Its digest is that of these files, so equal models are one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wentu import pictures
+from wentu.clip.text import Tokenizer
+from wentu.errors import FormatError
+from wentu.formats import FORMAT, batched, digest_of, file_sha256, read_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BUNDLE = "bundle.json"
+PARTS = (BUNDLE, "text.onnx", "image.onnx", "tokenizer.json")
+EXTRA = ("history.json", "training_groups.json")
+"""What a bundle brings along from its training; not part of its identity."""
+Features = npt.NDArray[np.float32]
+
+
+def bundle_digest(folder: Path) -> str:
+    """The identity of a model: 32 hex digits over the SHA-256 of its parts."""
+    extra = sorted(path.name for path in folder.glob("*.onnx.data"))
+    return digest_of({name: file_sha256(folder / name) for name in (*PARTS, *extra)})
+
+
+def session(path: Path, threads: int = 0) -> Any:
+    """An ONNX Runtime session: the GPU's where there is one, else the CPU's.
+
+    Args:
+        threads: inside one operator; 0: one per core.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in ort.get_available_providers()]
+    return ort.InferenceSession(str(path), options, providers=providers)
+
+
+class Bundle:
+    """A bundle opened for use; sessions are made when they are first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        missing = [name for name in PARTS if not (folder / name).exists()]
+        if missing:
+            raise FormatError(
+                f"{folder} is no model bundle: {', '.join(missing)} missing.",
+                f"{folder} 不是模型包:缺少 {'、'.join(missing)}。",
+            )
+        self.folder = folder
+        self.info: dict[str, Any] = read_json(folder / BUNDLE)
+        if self.info.get("format") != FORMAT:
+            raise FormatError(
+                f"{folder} has format {self.info.get('format')}; this wentu reads {FORMAT}.",
+                f"{folder} 的格式版本是 {self.info.get('format')},本版 wentu 只读 {FORMAT}。",
+            )
+        self.resolution = int(self.info["resolution"])
+        self.context_length = int(self.info["context_length"])
+        self.dimension = int(self.info["dimension"])
+        self.logit_scale = float(self.info["logit_scale"])
+        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        self._sessions: dict[str, Any] = {}
+
+    def _run(self, name: str, batch: npt.NDArray[Any]) -> Features:
+        if name not in self._sessions:
+            self._sessions[name] = session(self.folder / f"{name}.onnx")
+        raw: Features = self._sessions[name].run(None, {name: batch})[0]
+        length = np.linalg.norm(raw, axis=1, keepdims=True)
+        return np.asarray(raw / np.maximum(length, 1e-12), np.float32)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 64) -> Features:
+        """L2-normalised [N, D] of ``texts``; texts of like length share a batch."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        result = np.empty((len(texts), self.dimension), np.float32)
+        for rows in batched(order, batch_size):
+            tokens = self.tokenizer.encode([texts[i] for i in rows], self.context_length)
+            result[rows] = self._run("text", tokens)
+        return result
+
+    def encode_arrays(self, arrays: npt.NDArray[np.uint8]) -> Features:
+        """L2-normalised [N, D] of prepared pictures, uint8 [N, R, R, 3]."""
+        return self._run("image", pictures.normalize(arrays))
+
+    def encode_image(self, images: Iterable[bytes | Image], batch_size: int = 32) -> Features:
+        """L2-normalised [N, D] of encoded files or Pillow pictures; PictureError on a bad one."""
+        with ThreadPoolExecutor() as pool:
+            parts = [
+                self.encode_arrays(np.stack(list(pool.map(self.prepare, batch))))
+                for batch in batched(images, batch_size)
+            ]
+        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+
+    def prepare(self, image: bytes | Image) -> npt.NDArray[np.uint8]:
+        """uint8 [R, R, 3] of a file's bytes or a decoded picture."""
+        picture = pictures.decode(image) if isinstance(image, bytes) else image
+        return pictures.to_array(picture, self.resolution)
+
+
+def training_of(bundle: Path) -> tuple[list[dict[str, float]], list[int]]:
+    """(history, groups trained on) that a bundle brings along; empty where it was not trained."""
+    found = [read_json(bundle / name) if (bundle / name).exists() else [] for name in EXTRA]
+    return found[0], found[1]

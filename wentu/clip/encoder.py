@@ -1,0 +1,133 @@
+"""``wentu.load``: one face over bundles, releases, checkpoints and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wentu import pictures
+from wentu.clip.bundle import BUNDLE, Bundle
+from wentu.clip.model import NAMES
+from wentu.clip.text import Tokenizer
+from wentu.errors import InputError
+from wentu.formats import batched
+
+if TYPE_CHECKING:
+    pass
+
+Features = npt.NDArray[np.float32]
+Picture = "str | Path | bytes | Image"
+
+
+class Encoder:
+    """Encodes texts and pictures into one space; subclasses say how."""
+
+    dimension: int
+    logit_scale: float
+    """exp of the learned temperature: what similarities are multiplied by before a softmax."""
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        """L2-normalised float32 [N, D]."""
+        raise NotImplementedError
+
+    def encode_image(self, images: Sequence[Any]) -> Features:
+        """L2-normalised float32 [N, D] of paths, encoded bytes or Pillow pictures."""
+        raise NotImplementedError
+
+    def similarity(self, image: Any, texts: Sequence[str]) -> Features:
+        """Cosine [N] of one picture with each text."""
+        result: Features = self.encode_text(texts) @ self.encode_image([image])[0]
+        return result
+
+    def probabilities(self, image: Any, labels: Sequence[str]) -> dict[str, float]:
+        """Softmax over ``labels`` of scaled similarities: zero-shot classification."""
+        logits = self.logit_scale * self.similarity(image, labels).astype(np.float64)
+        weights = np.exp(logits - logits.max())
+        return dict(zip(labels, (weights / weights.sum()).tolist(), strict=True))
+
+
+class BundleEncoder(Encoder):
+    """Over a bundle: ONNX Runtime, no torch."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.dimension, self.logit_scale = bundle.dimension, bundle.logit_scale
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        return self.bundle.encode_text(texts)
+
+    def encode_image(self, images: Sequence[Any]) -> Features:
+        return self.bundle.encode_image(opened(images))
+
+
+class TorchEncoder(Encoder):
+    """Over a torch model, in float32 on the CPU."""
+
+    def __init__(self, model: Any, resolution: int, context_length: int = 52) -> None:
+        self.model, self.resolution, self.context_length = model.eval(), resolution, context_length
+        self.dimension = int(model.text_projection.shape[1])
+        self.logit_scale = float(model.logit_scale.exp())
+        self._tokenizer = Tokenizer.chinese_bert()
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        tokens = (self._tokenizer.encode(part, self.context_length) for part in batched(texts, 64))
+        return self._features(self.model.encode_text, tokens)
+
+    def encode_image(self, images: Sequence[Any]) -> Features:
+        decoded = (
+            pictures.decode(image) if isinstance(image, bytes) else image
+            for image in opened(images)
+        )
+        arrays = (pictures.to_array(picture, self.resolution) for picture in decoded)
+        prepared = (pictures.normalize(np.stack(part)) for part in batched(arrays, 32))
+        return self._features(self.model.encode_image, prepared)
+
+    def _features(self, encode: Any, batches: Any) -> Features:
+        import torch
+
+        with torch.no_grad():
+            parts = [encode(torch.from_numpy(batch)).float().numpy() for batch in batches]
+        raw = np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+        length = np.linalg.norm(raw, axis=1, keepdims=True)
+        return np.asarray(raw / np.maximum(length, 1e-12), np.float32)
+
+
+def opened(images: Sequence[Any]) -> list[Any]:
+    """Paths read into bytes; bytes and pictures as they are."""
+    return [Path(i).read_bytes() if isinstance(i, (str, Path)) else i for i in images]
+
+
+def find_bundle(place: str) -> Path | None:
+    """The bundle that a path means: a bundle itself, or the current release of a store."""
+    path = Path(place).expanduser()
+    if (path / BUNDLE).exists():
+        return path
+    if (path / "pointer").is_dir():
+        from wentu.store import Store
+
+        store = Store(place)
+        current = store.current()
+        return store.model(current[1].model) if current else None
+    return None
+
+
+def load_encoder(name: str) -> Encoder:
+    """See ``wentu.load``."""
+    from wentu.clip.checkpoint import find_weights, load
+
+    bundle = None if name in NAMES else find_bundle(name)
+    if bundle:
+        return BundleEncoder(Bundle(bundle))
+    path = find_weights(name)
+    if path is None:
+        raise InputError(
+            f"{name} has no pretrained weights; load a checkpoint or a store of it.",
+            f"{name} 没有预训练权重;请加载它的检查点或仓库。",
+        )
+    checkpoint = load(path)
+    length = int(checkpoint.info.get("context_length", 52))
+    return TorchEncoder(checkpoint.model(), checkpoint.architecture.resolution, length)

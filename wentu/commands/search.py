@@ -1,0 +1,97 @@
+"""`wentu search`: find pictures by text, by picture, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from wentu.cli import console as make_console
+from wentu.cli import make_command, make_option
+from wentu.language import pick
+from wentu.search.engine import Engine, Hit, read_query_picture
+from wentu.settings import store_place
+
+
+def command() -> click.Command:
+    """The command."""
+    options: list[click.Parameter] = [
+        click.Argument(["text"], required=False),
+        make_option("picture", str, "", pick("A picture to search with.", "用于搜索的图片。")),
+        make_option("store", str, "", pick("The store [WENTU_STORE].", "仓库 [WENTU_STORE]。")),
+        click.Option(
+            ["-k"],
+            type=int,
+            default=10,
+            show_default=True,
+            help=pick("How many pictures.", "返回的图片数。"),
+        ),
+        make_option(
+            "picture_weight",
+            float,
+            0.5,
+            pick(
+                "Of the picture where both are given, 0 to 1.",
+                "同时给出文字与图片时图片的权重,0 到 1。",
+            ),
+        ),
+        make_option(
+            "sheet",
+            str,
+            "",
+            pick(
+                "Write the results as a contact sheet (PNG) to look at.",
+                "把结果写成一张缩略图拼图(PNG)。",
+            ),
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help=pick("Print JSON.", "输出 JSON。")),
+    ]
+    made = make_command("search", execute, [])
+    made.params = options
+    return made
+
+
+def execute(
+    text: str | None,
+    picture: str | None,
+    store: str | None,
+    k: int,
+    picture_weight: float | None,
+    sheet: str | None,
+    as_json: bool,
+) -> None:
+    """Search and print."""
+    engine = Engine.open(store or store_place())
+    weight = 0.5 if picture_weight is None else picture_weight
+    query = read_query_picture(picture)
+    hits = engine.search(text, picture=query, k=k, picture_weight=weight)
+    if as_json:
+        import json
+
+        rows = [vars(hit) | {"id": str(hit.id)} for hit in hits]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+    else:
+        make_console().print(result_table(hits))
+    if sheet:
+        from wentu import report
+
+        label = " + ".join(part for part in (text, picture and Path(picture).name) if part)
+        shots = [
+            (engine.thumbnail(hit.id), f"{hit.score:.3f} {Path(hit.paths[0]).name}") for hit in hits
+        ]
+        report.contact_sheet([(label, shots)], Path(sheet))
+    engine.close()
+
+
+def result_table(hits: list[Hit]) -> Table:
+    """Rank, score, file and first caption of each hit."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column(pick("score", "得分"), justify="right")
+    table.add_column(pick("picture", "图片"), overflow="fold")
+    table.add_column(pick("caption", "描述"), overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        caption = hit.captions[0] if hit.captions else ""
+        table.add_row(str(rank), f"{hit.score:.3f}", hit.paths[0], caption)
+    return table

@@ -1,0 +1,54 @@
+"""What can go wrong, as sentences a user can act on.
+
+    WentuError                 exit status 1
+    ├── InputError             2  an option, a path or a file of the user's; the sentence says which
+    ├── FormatError            3  a file that crosses stages is broken or of another version
+    ├── QualityError           4  a proof failed: parity of the export, recall of the index
+    ├── StaleError             5  the world changed while we worked; run again
+    └── StageError             6  a stage of a run failed; the sentence names its log
+
+A WentuError is the user's or the world's; an ``assert`` is for our own mistakes.
+"""
+
+from __future__ import annotations
+
+from wentu.language import pick
+
+
+class WentuError(Exception):
+    """Base of every error that is shown as one sentence, without a trace."""
+
+    exit_code = 1
+
+    def __init__(self, en: str, zh: str = "") -> None:
+        super().__init__(pick(en, zh or en))
+
+
+class InputError(WentuError):
+    """An option, a path or a file of the user's is wrong."""
+
+    exit_code = 2
+
+
+class FormatError(WentuError):
+    """A file is broken, unfinished, or of a version that we do not read."""
+
+    exit_code = 3
+
+
+class QualityError(WentuError):
+    """What was made is not good enough to go on with."""
+
+    exit_code = 4
+
+
+class StaleError(WentuError):
+    """Somebody else changed what this work was based on."""
+
+    exit_code = 5
+
+
+class StageError(WentuError):
+    """A stage of a run failed."""
+
+    exit_code = 6

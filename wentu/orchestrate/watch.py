@@ -1,0 +1,191 @@
+"""What a running pipeline looks like: events of its stages, drawn live or as plain lines."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wentu.language import pick
+from wentu.progress import clock, describe_counts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+from wentu.stages import STAGES
+
+REFRESH = ("inventory", "pairs", "export_onnx", "features", "index", "promote")
+FLOW = {"train": STAGES, "refresh": REFRESH, "skip": ("inventory",)}
+"""Which stages each answer of inventory leads to."""
+
+
+@dataclass(kw_only=True)
+class StageView:
+    """What is known of one stage of a run."""
+
+    name: str
+    status: str = "waiting"
+    """waiting, running, done, cached or failed"""
+    seconds: float = 0.0
+    started: float = 0.0
+    progress: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    error: str = ""
+    exit_code: int = 1
+
+
+class Watch:
+    """Follows ``<run>/events/*.jsonl`` in a thread and draws; a context manager."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._events, self._console = run_dir / "events", console
+        self._offsets: dict[str, int] = {}
+        self.stages: dict[str, StageView] = {name: StageView(name=name) for name in STAGES}
+        self.decision: dict[str, Any] = {}
+        self._stop = threading.Event()
+        self._live: Any = None
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Watch:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(self.table(), console=self._console, refresh_per_second=5)
+            self._live.start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._read()
+        if self._live:
+            self._live.update(self.table())
+            self._live.stop()
+
+    def finish(self, succeeded: bool) -> None:
+        """Settle what no event said: a stage of the flow that never ran was cached."""
+        self._read()
+        for view in self.flow():
+            if view.status == "waiting" and succeeded:
+                view.status = "cached"
+            elif view.status == "running":
+                view.status = "failed"
+
+    def flow(self) -> list[StageView]:
+        """The stages of this run, as far as it is known which they are."""
+        names = FLOW.get(self.decision.get("decision", "train"), STAGES)
+        return [self.stages[name] for name in names]
+
+    def failed(self) -> StageView | None:
+        """The stage that failed, if one did."""
+        return next((view for view in self.stages.values() if view.error), None)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.2):
+            self._read()
+            if self._live:
+                self._live.update(self.table())
+
+    def _read(self) -> None:
+        for name in STAGES:
+            path = self._events / f"{name}.jsonl"
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(name, 0))
+                block = file.read()
+            whole = block[: block.rfind(b"\n") + 1]
+            self._offsets[name] = self._offsets.get(name, 0) + len(whole)
+            for line in whole.splitlines():
+                self._take(self.stages[name], json.loads(line))
+
+    def _take(self, view: StageView, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self._settle_before(view.name)
+            view.status, view.started = "running", event["time"]
+        elif kind == "progress":
+            view.progress = event
+        elif kind == "note":
+            view.note = event["text"]
+        elif kind == "decision":
+            self.decision = event
+        elif kind == "done":
+            view.status, view.seconds, view.counts = "done", event["seconds"], event["counts"]
+        elif kind == "error":
+            view.status, view.seconds = "failed", event["seconds"]
+            view.error, view.exit_code = event["text"], event["exit_code"]
+        if not self._live:
+            self._say(view, kind)
+
+    def _settle_before(self, name: str) -> None:
+        """A stage that starts shows that the ones before it are done: those unseen were cached."""
+        for view in self.flow():
+            if view.name == name:
+                return
+            if view.status == "waiting":
+                view.status = "cached"
+                if not self._live:
+                    self._console.print(f"{view.name}: {pick('cached', '沿用缓存')}")
+
+    def _say(self, view: StageView, kind: str) -> None:
+        """Plain lines for a log."""
+        moment = time.monotonic()
+        if kind == "progress":
+            if moment - self._said.get(view.name, 0.0) < 10:
+                return
+            self._said[view.name] = moment
+            self._console.print(f"{view.name}: {doing(view)}", highlight=False)
+        elif kind == "start":
+            self._said[view.name] = moment
+        elif kind in ("note", "done", "error"):
+            text = {"note": view.note, "done": outcome(view), "error": view.error}[kind]
+            self._console.print(f"{view.name}: {text}", highlight=False)
+
+    def table(self) -> Table:
+        """One row per stage: a mark, its name, its time, and what it does or found."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for head in ("", pick("stage", "阶段"), pick("time", "用时"), ""):
+            table.add_column(head, justify="right" if head == pick("time", "用时") else "left")
+        marks = {
+            "waiting": "[dim]·",
+            "running": "[yellow]▶",
+            "done": "[green]✓",
+            "cached": "[cyan]↺",
+            "failed": "[red]✗",
+        }
+        for view in self.flow():
+            seconds = time.time() - view.started if view.status == "running" else view.seconds
+            shown = clock(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+            busy = view.status in ("running", "done", "failed")
+            text = doing(view) if view.status == "running" else outcome(view)
+            table.add_row(marks[view.status], view.name, shown if busy else "", text)
+        return table
+
+
+def doing(view: StageView) -> str:
+    """What a running stage is at."""
+    if not view.progress:
+        return view.note
+    at = view.progress
+    share = at["done"] / max(1, at["total"])
+    bar = "━" * round(20 * share) + "╌" * (20 - round(20 * share))
+    left = clock((at["total"] - at["done"]) / at["rate"]) if at["rate"] else "?"
+    text = f"{bar} {at['label']} {at['done']:,}/{at['total']:,}  {pick('left', '剩余')} {left}"
+    return f"{text}  {view.note}" if view.note else text
+
+
+def outcome(view: StageView) -> str:
+    """What a stage that is over found."""
+    if view.status == "cached":
+        return pick("cached", "沿用缓存")
+    return view.error or describe_counts(view.counts)

@@ -1,0 +1,1 @@
+"""Searching a release. Nothing in this room imports torch or kfp."""

@@ -1,0 +1,93 @@
+"""Where things are: environment variables. *What* to do is in each stage's Config.
+
+WENTU_STORE           the store (default ./wentu-store)
+WENTU_WEIGHTS         folder of pretrained weights (default ~/.cache/clip, cn_clip's own)
+WENTU_LANG            en or zh (default: from LANG)
+WENTU_TRACKING        "off": no MLflow
+MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
+WENTU_RUN_DIR         set by `wentu run` for its stages: where they log and report progress
+WENTU_RUN_ID          the pipeline run that a stage belongs to
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wentu.errors import InputError
+from wentu.language import pick
+
+Value = TypeVar("Value")
+
+
+def store_place() -> str:
+    """The store that is meant when none is named."""
+    return os.environ.get("WENTU_STORE") or "wentu-store"
+
+
+def weights_folder() -> Path:
+    """Where pretrained weights are looked for."""
+    return Path(os.environ.get("WENTU_WEIGHTS") or "~/.cache/clip").expanduser()
+
+
+@cache
+def code_version() -> str:
+    """The version and a digest of our own sources: what caching of stages must not look past."""
+    from wentu import __version__
+
+    digest = hashlib.blake2b(digest_size=6)
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()}"
+
+
+# --- configuration ----------------------------------------------------------------------------
+
+
+def option(default: Value, en: str, zh: str, *, choices: tuple[str, ...] = ()) -> Value:
+    """A field of a stage's Config: its default, its help in both languages, allowed values."""
+    metadata = {"en": en, "zh": zh, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Base of every stage's Config: frozen, keyword-only, checked when constructed."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            choices = each.metadata.get("choices")
+            value = getattr(self, each.name)
+            if choices and value not in choices:
+                option_name = "--" + each.name.replace("_", "-")
+                raise InputError(
+                    f"{option_name} {value!r} is none of: {', '.join(choices)}.",
+                    f"{option_name} {value!r} 无效,可选:{', '.join(choices)}。",
+                )
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values and combinations that cannot work; overridden by each stage."""
+
+    def need(self, right: bool, name: str, en: str, zh: str) -> None:
+        """Raise InputError naming the option unless ``right``."""
+        if not right:
+            flag, value = "--" + name.replace("_", "-"), getattr(self, name)
+            raise InputError(f"{flag} {value}: {en}", f"{flag} {value}:{zh}")
+
+
+def help_of(each: Field[Any]) -> str:
+    """The help of a Config field in the user's language."""
+    return pick(each.metadata.get("en", ""), each.metadata.get("zh", ""))
+
+
+def default_of(each: Field[Any]) -> Any:
+    """The default of a Config field."""
+    assert each.default is not MISSING, each.name
+    return each.default

@@ -1,0 +1,381 @@
+"""evaluate: the exported candidate against the champion and the starting weights, on test.
+
+What is measured is what will be served: the ONNX bundles. The verdict is a paired bootstrap of the
+mean recall, clustered by group of pictures; the output holds the winner's bundle, so that what
+comes after does not care who won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wentu import pictures, report, retrieval
+from wentu.clip.bundle import Bundle, bundle_digest, training_of
+from wentu.clip.encoder import BundleEncoder, Encoder, TorchEncoder
+from wentu.errors import InputError
+from wentu.formats import (
+    CATALOG,
+    PairsLmdb,
+    batched,
+    digest_of,
+    open_catalog,
+    read_manifest,
+    write_json,
+)
+from wentu.language import pick
+from wentu.settings import StageConfig, option
+from wentu.stage import Stage, clear
+from wentu.storage import link_or_copy
+from wentu.store import Store
+from wentu.training.data import Retrieval
+
+WORST = 24
+"""Queries shown in the report."""
+RATIO = "{:.1f} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """How sure a candidate must be better."""
+
+    confidence: float = option(
+        0.95,
+        "Level of the bootstrap interval that must lie above 0 to replace a champion.",
+        "替换现有模型所需的自助法置信水平:区间须全部大于 0。",
+    )
+    resamples: int = option(2000, "Bootstrap resamples.", "自助法重采样次数。")
+
+    def check(self) -> None:
+        self.need(
+            0.5 <= self.confidence < 1,
+            "confidence",
+            "give a level from 0.5 to below 1.",
+            "应在 0.5 与 1 之间。",
+        )
+        self.need(self.resamples >= 100, "resamples", "give 100 or more.", "至少为 100。")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One model on the test split."""
+
+    metrics: dict[str, float]
+    text_to_image: retrieval.Ranks
+    image_to_text: retrieval.Ranks
+    first: npt.NDArray[np.int64]
+    """[Q] the gallery row that came first for each caption."""
+
+    def hits(self) -> npt.NDArray[np.float64]:
+        """Per query, its mean over recall@1, 5, 10; captions first, then pictures."""
+        best = np.concatenate([self.text_to_image.best, self.image_to_text.best])
+        found: npt.NDArray[np.float64] = np.mean([best <= k for k in retrieval.KS], axis=0)
+        return found
+
+
+def evaluate(
+    *,
+    lmdb: Path,
+    bundle: Path,
+    store: str,
+    out: Path,
+    winner: Path,
+    config: Config,
+    pointer: int = 0,
+) -> None:
+    """Write ``evaluation.json`` and ``report.html`` into ``out``, the better bundle to ``winner``.
+
+    Args:
+        lmdb: output of pack_lmdb. bundle: output of export_onnx.
+        pointer: number of the store's pointer whose release is the champion; 0: none.
+    """
+    inputs = {
+        "pack_lmdb": read_manifest(lmdb, "pack_lmdb").digest,
+        "candidate": bundle_digest(bundle),
+        "pointer": str(pointer),
+    }
+    with Stage("evaluate", out, config, inputs) as stage:
+        vault = Store(store)
+        champion = champion_of(vault, pointer)
+        task, groups = test_split(lmdb)
+        notes = check_overlap(bundle, champion, groups)
+        models = encoders(bundle, champion, stage)
+        scored = score_all(lmdb, task, models, stage) if task.texts else {}
+        verdict = judge(scored, task, groups, config, had_champion=champion is not None)
+        found = vault.pointer(pointer) if pointer else None
+        if found and found.pinned:
+            reason = pick("the current model is pinned by a rollback", "现有模型已被回滚锁定")
+            verdict |= {"promote": False, "reason": f"{reason}; {verdict['reason']}"}
+        keep = bundle if verdict["promote"] or champion is None else champion
+        copy_bundle(keep, winner)
+        result = {
+            "verdict": verdict,
+            "notes": notes,
+            "candidate": bundle_digest(bundle),
+            "champion": bundle_digest(champion) if champion else "",
+            "pointer": pointer,
+            "winner": bundle_digest(winner),
+            "split_version": split_version(task),
+            "queries": len(task.texts),
+            "pictures": len(task.image_ids),
+            "metrics": {name: each.metrics for name, each in scored.items()},
+        }
+        write_json(out / "evaluation.json", result)
+        write_report(out, result, scored, task, lmdb, training_of(bundle)[0])
+        log(stage, result)
+
+
+def champion_of(store: Store, pointer: int) -> Path | None:
+    """The bundle of the release that was current when this run began."""
+    if pointer == 0:
+        return None
+    found = store.pointer(pointer)
+    if found is None:
+        raise InputError(f"the store has no pointer {pointer}.", f"仓库中没有指针 {pointer}。")
+    return store.model(store.release(found.release).model)
+
+
+def test_split(lmdb: Path) -> tuple[Retrieval, dict[int, int]]:
+    """The test split as a task, and the group of each of its pictures."""
+    if not read_manifest(lmdb).counts.get("test_pairs"):
+        return Retrieval.of([]), {}
+    with PairsLmdb(lmdb / "test") as split:
+        task = Retrieval.of(split.pairs())
+    with closing(open_catalog(lmdb / CATALOG)) as db:
+        groups = dict(db.execute("SELECT id, grp FROM pictures WHERE split = 'test'").fetchall())
+    return task, groups
+
+
+def split_version(task: Retrieval) -> str:
+    """Digest of what is tested: figures are comparable where it is equal."""
+    return digest_of(
+        [task.image_ids, task.texts, [rows.tolist() for rows in task.pictures_of_text]]
+    )
+
+
+def check_overlap(bundle: Path, champion: Path | None, groups: dict[int, int]) -> list[str]:
+    """Refuse a test split that the candidate was trained on; say so where the champion was."""
+    tested = set(groups.values())
+    shared = tested & set(training_of(bundle)[1])
+    if shared:
+        raise InputError(
+            f"{len(shared):,} groups of nearly equal pictures are in the test split and in "
+            "training alike; the comparison would be worthless. Put each group into one split.",
+            f"{len(shared):,} 组近似图片同时出现在测试集和训练集中,比较没有意义;"
+            "请让每组图片只属于一个划分。",
+        )
+    seen = len(tested & set(training_of(champion)[1])) if champion else 0
+    if not seen:
+        return []
+    return [
+        pick(
+            f"the champion was trained on {seen:,} of the test groups: it has an advantage",
+            f"现有模型训练时见过 {seen:,} 组测试图片:它占有优势",
+        )
+    ]
+
+
+def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Encoder]:
+    """start, champion (where there is one) and candidate, in the order of the report."""
+    found: dict[str, Encoder] = {}
+    origin = Bundle(bundle).info.get("training", {})
+    try:
+        from wentu.clip import checkpoint
+
+        model, arch = checkpoint.start(
+            str(origin.get("model", "")),
+            scratch=bool(origin.get("scratch")),
+            seed=int(origin.get("seed", 0)),
+        )
+        found["start"] = TorchEncoder(model, arch.resolution, int(origin["context_length"]))
+    except (InputError, KeyError) as error:
+        stage.report.note(pick(f"start is left out: {error}", f"略去起始权重:{error}"))
+    if champion:
+        found["champion"] = BundleEncoder(Bundle(champion))
+    found["candidate"] = BundleEncoder(Bundle(bundle))
+    return found
+
+
+def score_all(
+    lmdb: Path, task: Retrieval, models: dict[str, Encoder], stage: Stage
+) -> dict[str, Scored]:
+    """Each model's ranks on the whole test split."""
+    with PairsLmdb(lmdb / "test") as split:
+        return {name: score(split, task, encoder, name, stage) for name, encoder in models.items()}
+
+
+def score(split: PairsLmdb, task: Retrieval, encoder: Encoder, name: str, stage: Stage) -> Scored:
+    """Encode every test picture and caption with one model, and rank both ways."""
+    parts = stage.report.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
+    image = np.concatenate([encoder.encode_image([split.picture(i) for i in p]) for p in parts])
+    text = encoder.encode_text(task.texts)
+    to_image = retrieval.rank(text, image, task.pictures_of_text)
+    to_text = retrieval.rank(image, text, task.texts_of_picture)
+    first = np.concatenate(
+        [(part @ image.T).argmax(axis=1) for part in np.array_split(text, 1 + len(text) // 512)]
+    )
+    return Scored(
+        metrics=retrieval.summarize(to_image, to_text),
+        text_to_image=to_image,
+        image_to_text=to_text,
+        first=first,
+    )
+
+
+def clusters_of(task: Retrieval, groups: dict[int, int]) -> npt.NDArray[np.int64]:
+    """The group that each query (captions first, then pictures) is resampled with.
+
+    A caption that stands on several pictures goes with the first of them.
+    """
+    of_row = np.array([groups[image] for image in task.image_ids], dtype=np.int64)
+    of_text = of_row[[rows[0] for rows in task.pictures_of_text]]
+    return np.concatenate([of_text, of_row])
+
+
+def judge(
+    scored: dict[str, Scored],
+    task: Retrieval,
+    groups: dict[int, int],
+    config: Config,
+    *,
+    had_champion: bool,
+) -> dict[str, Any]:
+    """Promote or keep, the interval, and the reason in words.
+
+    Against a champion the whole interval must lie above 0. Without one, the candidate must not be
+    worse than what it started from beyond doubt.
+    """
+    if not scored:
+        reason = pick("there is no test split to compare on", "没有可供比较的测试集")
+        return {"promote": not had_champion, "reason": reason, "against": "", "interval": None}
+    rival = "champion" if had_champion else "start"
+    if rival not in scored:
+        reason = pick("there is nothing to compare with", "没有可比较的模型")
+        return {"promote": True, "reason": reason, "against": "", "interval": None}
+    # Queries of both directions are many and few: weigh them so that each direction counts half,
+    # as in the mean recall.
+    texts, images = len(task.texts), len(task.image_ids)
+    weight = np.repeat(
+        [(texts + images) / (2 * texts), (texts + images) / (2 * images)], [texts, images]
+    )
+    difference = (scored["candidate"].hits() - scored[rival].hits()) * weight
+    interval = retrieval.paired_bootstrap(
+        difference, clusters_of(task, groups), resamples=config.resamples, level=config.confidence
+    )
+    better = interval.low > 0 if had_champion else interval.high >= 0
+    text = f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    who = {
+        "champion": pick("the current model", "现有模型"),
+        "start": pick("its start", "起始权重"),
+    }
+    reason = pick(
+        f"mean recall {text} points against {who[rival]}",
+        f"平均召回率相对{who[rival]}变化 {text} 个百分点",
+    )
+    return {
+        "promote": bool(better),
+        "reason": reason,
+        "against": rival,
+        "interval": asdict(interval),
+    }
+
+
+def copy_bundle(bundle: Path, target: Path) -> None:
+    """The winner's bundle as an output of this stage."""
+    clear(target)
+    for path in sorted(bundle.iterdir()):
+        if path.is_file() and path.name not in (".wentu", "manifest.json"):
+            link_or_copy(str(path), str(target / path.name))
+
+
+def log(stage: Stage, result: dict[str, Any]) -> None:
+    """Counts for the manifest, headline metrics for the runs table."""
+    metrics = result["metrics"]
+    for name, values in metrics.items():
+        stage.counts[f"{name}_mean_recall"] = values["mean_recall"]
+    stage.counts["promote"] = str(result["verdict"]["promote"])
+    if "candidate" in metrics:
+        stage.counts["text_to_image_recall_at_1"] = metrics["candidate"]["text_to_image/recall@1"]
+        tags = {"wentu.verdict": "promote" if result["verdict"]["promote"] else "keep"}
+        stage.tracker.headline({f"test/{k}": v for k, v in metrics["candidate"].items()}, tags)
+    for path in [*sorted(stage.out.glob("*.png")), stage.out / "report.html"]:
+        if path.exists():
+            stage.tracker.artifact(path)
+
+
+# --- report -----------------------------------------------------------------------------------
+
+
+def write_report(
+    out: Path,
+    result: dict[str, Any],
+    scored: dict[str, Scored],
+    task: Retrieval,
+    lmdb: Path,
+    history: list[dict[str, float]],
+) -> None:
+    """``report.html``, self-contained: verdict, bars, table, curves, worst queries."""
+    verdict = result["verdict"]
+    said = pick("Promote: ", "采用:") if verdict["promote"] else pick("Keep: ", "保留现有模型:")
+    sections: list[report.Section] = [
+        report.Paragraph(text=said + verdict["reason"] + ".", heading=pick("Verdict", "结论"))
+    ]
+    sections += [report.Paragraph(text=note) for note in result["notes"]]
+    if scored:
+        report.plot_recall_bars({n: s.metrics for n, s in scored.items()}, out / "recall.png")
+        heading = pick(
+            f"Recall on {result['pictures']:,} test pictures, {result['queries']:,} captions",
+            f"测试集召回率:{result['pictures']:,} 张图片,{result['queries']:,} 条描述",
+        )
+        sections.append(report.Picture(png=out / "recall.png", text=heading, heading=heading))
+        sections.append(metrics_table({name: each.metrics for name, each in scored.items()}))
+    if history:
+        report.plot_curves(history, out / "curves.png")
+        heading = pick("Training", "训练过程")
+        sections.append(report.Picture(png=out / "curves.png", text=heading, heading=heading))
+    if scored:
+        sections.append(worst_queries(scored["candidate"], task, lmdb))
+    report.write_html(out / "report.html", pick("Evaluation", "模型评估"), sections)
+
+
+def metrics_table(metrics: dict[str, dict[str, float]]) -> report.Table:
+    """All figures of all models, percent."""
+    names = list(metrics)
+    label = {
+        "text_to_image": pick("text → picture", "文搜图"),
+        "mean_recall": pick("mean recall", "平均召回率"),
+        "image_to_text": pick("picture → text", "图搜文"),
+    }
+    rows: list[Sequence[str | float]] = []
+    for key in metrics[names[0]]:
+        way, _, figure = key.partition("/")
+        cells = [RATIO.format(100 * metrics[name][key]) for name in names]
+        rows.append([label[way], figure.replace("_", " "), *cells])
+    heads = [pick("direction", "方向"), pick("figure", "指标"), *names]
+    return report.Table(columns=heads, rows=rows)
+
+
+def worst_queries(scored: Scored, task: Retrieval, lmdb: Path) -> report.Gallery:
+    """The captions whose picture ranks lowest: what was expected, and what came first."""
+    best = scored.text_to_image.best
+    order = [int(row) for row in np.argsort(-best, kind="stable")[:WORST] if best[row] > 1]
+    rows = []
+    with PairsLmdb(lmdb / "test") as split:
+
+        def small(row: int) -> bytes:
+            data = split.picture(task.image_ids[row])
+            return pictures.thumbnail(pictures.decode(data), side=160)
+
+        for query in order:
+            place = pick(f"rank {best[query]:,}", f"排名第 {best[query]:,}")
+            expected = small(int(task.pictures_of_text[query][0])), place
+            got = small(int(scored.first[query])), pick("came first", "排在第一")
+            rows.append((task.texts[query], expected, got))
+    heading = pick("Queries that found the wrong picture", "没有找对图片的查询")
+    return report.Gallery(rows=rows, heading=heading)

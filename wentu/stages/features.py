@@ -1,0 +1,230 @@
+"""features: pictures -> vectors; only those that are new when the model did not change.
+
+Reads the original files through the catalog, embeds with the bundle that will be served, and writes
+thumbnails. What the current release already holds for the same model is not embedded again: only a
+delta is written, and the release that follows is the old segments plus this one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wentu import pictures as decoder
+from wentu.clip.bundle import Bundle, bundle_digest
+from wentu.errors import InputError
+from wentu.formats import CATALOG, batched, open_catalog, read_manifest, write_json
+from wentu.language import pick
+from wentu.settings import StageConfig, option
+from wentu.stage import Stage
+from wentu.storage import collection_root
+from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
+
+Prepared = tuple[int, npt.NDArray[np.uint8], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """How to embed."""
+
+    embed_batch_size: int = option(32, "Pictures embedded at once.", "一次嵌入的图片数。")
+
+    def check(self) -> None:
+        self.need(self.embed_batch_size >= 1, "embed_batch_size", "give 1 or more.", "至少为 1。")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What of the current release goes on serving."""
+
+    kept: tuple[SegmentRef, ...] = ()
+    """Its segments, with what was deleted or replaced since marked as dead."""
+    known: frozenset[int] = frozenset()
+    """Ids that they serve; nothing is written for these."""
+    vectors_from: tuple[str, ...] = ()
+    """Segments to take vectors from for pictures that are written again (captions changed,
+    or everything is compacted into one segment)."""
+
+
+def features(
+    *,
+    catalog: Path,
+    bundle: Path,
+    pictures: str,
+    store: str,
+    out: Path,
+    config: Config,
+    pointer: int = 0,
+) -> None:
+    """Write ``vectors.npy``, ``ids.npy`` and ``reuse.json``; thumbnails into the store.
+
+    Args:
+        catalog: output of pairs. bundle: the winner's. pictures: the collection's folder.
+        pointer: number of the store's pointer to build upon; 0: none.
+    """
+    model = bundle_digest(bundle)
+    inputs = {
+        "pairs": read_manifest(catalog, "pairs").digest,
+        "model": model,
+        "pointer": str(pointer),
+    }
+    with (
+        Stage("features", out, config, inputs) as stage,
+        closing(open_catalog(catalog / CATALOG)) as db,
+    ):
+        root, vault = collection_root(pictures), Store(store)
+        wanted = [row[0] for row in db.execute("SELECT id FROM pictures ORDER BY id")]
+        reuse = what_to_reuse(vault, pointer, model, db)
+        writing = [picture for picture in wanted if picture not in reuse.known]
+        ready = ReadyVectors(vault, reuse.vectors_from)
+        embedder = Bundle(bundle)
+        vectors = np.lib.format.open_memmap(
+            out / "vectors.npy",
+            mode="w+",
+            dtype=np.float32,
+            shape=(len(writing), embedder.dimension),
+        )
+        fresh = [
+            row for row, picture in enumerate(writing) if not ready.copy(picture, vectors, row)
+        ]
+        embed(fresh, writing, vectors, embedder, paths_of(db, root), vault, config, stage)
+        vectors.flush()
+        np.save(out / "ids.npy", np.array(writing, dtype=np.int64))
+        write_json(
+            out / "reuse.json",
+            {
+                "model": model,
+                "dimension": embedder.dimension,
+                "segments": [vars(each) for each in reuse.kept],
+            },
+        )
+        stage.counts |= {
+            "pictures": len(wanted),
+            "embedded": len(fresh),
+            "reused": len(wanted) - len(fresh),
+        }
+
+
+def what_to_reuse(store: Store, pointer: int, model: str, db: sqlite3.Connection) -> Reuse:
+    """Compare the catalog with the current release, picture by picture."""
+    found = store.pointer(pointer) if pointer else None
+    release = store.release(found.release) if found else None
+    if release is None or release.model != model:
+        return Reuse()
+    digests = tuple(segment.digest for segment in release.segments)
+    if len(digests) >= COMPACT_ABOVE:
+        return Reuse(vectors_from=digests)
+    facts = described(db)
+    kept, known = [], set()
+    for segment in release.segments:
+        dead = set(segment.tombstones)
+        with closing(open_catalog(store.segment(segment.digest) / CATALOG)) as old:
+            for picture, fact in described(old).items():
+                if facts.get(picture) == fact and picture not in dead:
+                    known.add(picture)
+                else:
+                    dead.add(picture)
+        kept.append(SegmentRef(digest=segment.digest, tombstones=tuple(sorted(dead))))
+    if wasteful(release, kept):
+        return Reuse(vectors_from=digests)
+    return Reuse(kept=tuple(kept), known=frozenset(known), vectors_from=digests)
+
+
+def wasteful(release: Release, kept: list[SegmentRef]) -> bool:
+    """Are a third of the rows dead? Then it is time to write everything as one segment."""
+    return 3 * sum(len(segment.tombstones) for segment in kept) > release.pictures
+
+
+def described(db: sqlite3.Connection) -> dict[int, int]:
+    """A hash of what a catalog says of each picture: paths, captions, split."""
+    query = (
+        "SELECT p.id, p.split, (SELECT group_concat(path, char(10)) FROM (SELECT path FROM "
+        "paths WHERE picture = p.id ORDER BY path)), (SELECT group_concat(text) FROM (SELECT "
+        "text FROM captions WHERE picture = p.id ORDER BY text)) FROM pictures p"
+    )
+    return {row[0]: hash(row[1:]) for row in db.execute(query)}
+
+
+class ReadyVectors:
+    """Vectors that segments of the store hold already."""
+
+    def __init__(self, store: Store, digests: tuple[str, ...]) -> None:
+        self._parts = []
+        for digest in reversed(digests):  # the newest first: it replaces the older
+            folder = store.segment(digest)
+            ids = np.load(folder / "ids.npy")
+            order = np.argsort(ids)
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+            self._parts.append((ids[order], order, vectors))
+
+    def copy(self, picture: int, vectors: npt.NDArray[np.float32], row: int) -> bool:
+        """Put the picture's vector into ``vectors[row]``, if there is one."""
+        for ids, order, source in self._parts:
+            at = int(np.searchsorted(ids, picture))
+            if at < len(ids) and ids[at] == picture:
+                vectors[row] = source[order[at]]
+                return True
+        return False
+
+
+def paths_of(db: sqlite3.Connection, root: Path) -> Any:
+    """picture id -> one of its files."""
+
+    def find(picture: int) -> Path:
+        query = "SELECT min(path) FROM paths WHERE picture = ?"
+        return root / str(db.execute(query, (picture,)).fetchone()[0])
+
+    return find
+
+
+def embed(
+    rows: list[int],
+    ids: list[int],
+    vectors: npt.NDArray[np.float32],
+    bundle: Bundle,
+    find: Any,
+    store: Store,
+    config: Config,
+    stage: Stage,
+) -> None:
+    """Fill ``vectors[rows]``: decoded by threads one batch ahead of the model."""
+
+    def prepare(item: tuple[int, Path]) -> Prepared:
+        picture, path = item
+        try:
+            image = decoder.decode(path.read_bytes())
+        except (OSError, decoder.PictureError) as error:
+            raise InputError(
+                f"{path} could be read when the run began and cannot be now ({error}); run again.",
+                f"{path} 在运行开始时可读,现在无法读取({error});请重新运行。",
+            ) from None
+        return picture, bundle.prepare(image), decoder.thumbnail(image)
+
+    def batches(pool: ThreadPoolExecutor) -> Iterator[tuple[list[int], list[Prepared]]]:
+        ahead: tuple[list[int], Any] | None = None
+        for part in batched(rows, config.embed_batch_size):
+            items = [(ids[row], find(ids[row])) for row in part]
+            following = part, pool.map(prepare, items)
+            if ahead:
+                yield ahead[0], list(ahead[1])
+            ahead = following
+        if ahead:
+            yield ahead[0], list(ahead[1])
+
+    label = pick("embedding", "嵌入")
+    with ThreadPoolExecutor() as pool:
+        tracked = stage.report.track(batches(pool), label, len(rows), size=config.embed_batch_size)
+        for part, prepared in tracked:
+            vectors[part] = bundle.encode_arrays(np.stack([array for _, array, _ in prepared]))
+            for picture, _, thumbnail in prepared:
+                key = store.thumbnail_key(picture)
+                if not store.storage.exists(key):
+                    store.storage.write(key, thumbnail)

@@ -1,0 +1,326 @@
+"""inventory: what is there, what changed since, and so what to do: train, refresh or skip.
+
+The listing (path, size, digest of every picture; digests of the captions) is kept in the store
+under its own digest, and that digest is what the stages after it are cached by. A file whose size
+and time did not change is not read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wentu.captions import caption_files
+from wentu.clip.encoder import find_bundle
+from wentu.errors import InputError
+from wentu.formats import digest_of, file_sha256, write_json
+from wentu.language import pick
+from wentu.progress import Reporter
+from wentu.settings import StageConfig, option
+from wentu.stage import Stage
+from wentu.storage import collection_root
+from wentu.store import Attempt, Store
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"}
+DEFAULT_MODEL = "ViT-B-16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """When to train."""
+
+    train: bool = option(
+        True,
+        "Train when there is reason to; --no-train only makes pictures searchable.",
+        "需要时训练;--no-train 只让图片可检索。",
+    )
+    min_new: int = option(
+        -1,
+        "Train again once this many pictures changed since the last training; "
+        "-1: 5 % of the collection. Fewer changes only refresh the index.",
+        "自上次训练以来变化的图片达到此数才重新训练;-1:总数的 5 %。变化更少时只刷新索引。",
+    )
+
+    def check(self) -> None:
+        self.need(self.min_new >= -1, "min_new", "give -1 or more.", "应为 -1 或更大。")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """A listing against an earlier one, in pictures."""
+
+    new: int
+    edited: int
+    deleted: int
+    captions: bool
+
+    @property
+    def pictures(self) -> int:
+        """All pictures that changed."""
+        return self.new + self.edited + self.deleted
+
+    def __str__(self) -> str:
+        text = pick(
+            f"{self.new:,} new, {self.edited:,} edited, {self.deleted:,} deleted",
+            f"新增 {self.new:,},修改 {self.edited:,},删除 {self.deleted:,}",
+        )
+        return text + (pick(", captions changed", ",描述有变化") if self.captions else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What to do, and everything that later stages are cached by."""
+
+    decision: str
+    """train, refresh or skip"""
+    reason: str
+    inventory: str
+    """Digest of the listing."""
+    model: str
+    """What to start from (train) or to embed with (refresh): a name, a path, or store:<digest>."""
+    model_digest: str
+    """Digest of the weights behind ``model``."""
+    pointer: int
+    """Number of the store's pointer that all of this was compared with; 0: none."""
+    attempt: str = ""
+    """Key of the training that this starts; empty where none is."""
+
+
+def inventory(
+    *,
+    pictures: str,
+    captions: str,
+    store: str,
+    out: Path,
+    model: str = "",
+    scratch: bool = False,
+    settings: str = "",
+    config: Config,
+) -> Answer:
+    """List the collection, compare, decide; writes ``answer.json`` and returns it.
+
+    Args:
+        pictures: the collection's folder.
+        captions: captions files (one a line), or names, or none.
+        settings: everything else that shapes a trained model, in any spelling.
+    """
+    with Stage("inventory", out, config, {}, track=False) as stage:
+        root = collection_root(pictures)
+        vault = Store(store)
+        rows = list(listing(root, captions, vault, stage.report))
+        digest = digest_of([row[:2] + row[3:] for row in rows])
+        vault.put_lines(f"inventories/{digest}.jsonl.gz", rows)
+        answer = decide(vault, rows, digest, captions, model, scratch, settings, config)
+        if answer.decision == "train":
+            attempt = Attempt(
+                inventory=digest,
+                settings=digest_of([settings, answer.model_digest]),
+                pictures=count_pictures(rows),
+            )
+            vault.record_attempt(attempt)
+            answer = replace(answer, attempt=attempt.key)
+        write_json(out / "answer.json", vars(answer))
+        stage.report.emit("decision", **vars(answer))
+        stage.counts |= {"pictures": count_pictures(rows), "decision": answer.decision}
+    return answer
+
+
+def listing(root: Path, captions: str, store: Store, report: Reporter) -> Iterator[list[Any]]:
+    """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
+    known = DigestCache(store.storage.path("work/digests.sqlite"))
+    with closing(known):
+        paths = sorted(walk(root))
+        if not paths:
+            raise InputError(
+                f"{root} holds no picture ({', '.join(sorted(EXTENSIONS))}).",
+                f"{root} 中没有图片({'、'.join(sorted(EXTENSIONS))})。",
+            )
+        label = pick("reading", "读取")
+        for path in report.track(paths, label, len(paths)):
+            size, digest = known.digest(root / path)
+            yield ["picture", path, size, digest]
+    if captions not in ("names", "none"):
+        for file in caption_files(captions):
+            yield ["captions", file.name, file.stat().st_size, file_sha256(file)]
+    else:
+        yield ["captions", captions, 0, ""]
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Relative POSIX paths of the files that look like pictures; hidden ones are passed over."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+class DigestCache:
+    """Digests of files by path, size and time, so that an unchanged file is read once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, timeout=60)
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS seen (path TEXT PRIMARY KEY, stat TEXT, "
+            "digest TEXT) WITHOUT ROWID"
+        )
+
+    def digest(self, path: Path) -> tuple[int, str]:
+        """(size in bytes, hex BLAKE2b-256) of a file."""
+        stat = path.stat()
+        mark, key = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}", str(path.absolute())
+        row = self._db.execute("SELECT stat, digest FROM seen WHERE path = ?", (key,)).fetchone()
+        if row and row[0] == mark:
+            return stat.st_size, row[1]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (key, mark, digest))
+        return stat.st_size, digest
+
+    def close(self) -> None:
+        """Keep what was learned."""
+        self._db.commit()
+        self._db.close()
+
+
+def count_pictures(rows: list[list[Any]]) -> int:
+    """How many rows of a listing are pictures."""
+    return sum(1 for row in rows if row[0] == "picture")
+
+
+def compare(rows: list[list[Any]], before: Iterator[Any]) -> Changes:
+    """What changed from the listing ``before`` to ``rows``."""
+    old, new = {r[1]: r[3] for r in before if r[0] == "picture"}, {}
+    new = {row[1]: row[3] for row in rows if row[0] == "picture"}
+    shared = old.keys() & new.keys()
+    return Changes(
+        new=len(new) - len(shared),
+        deleted=len(old) - len(shared),
+        edited=sum(1 for path in shared if old[path] != new[path]),
+        captions=False,
+    )
+
+
+def captions_of(rows: Any) -> str:
+    """Digest of the captions' part of a listing."""
+    return digest_of([row for row in rows if row[0] == "captions"])
+
+
+def decide(
+    store: Store,
+    rows: list[list[Any]],
+    digest: str,
+    captions: str,
+    model: str,
+    scratch: bool,
+    settings: str,
+    config: Config,
+) -> Answer:
+    """Train, refresh or skip; see docs/when-to-train.md for the rules in words."""
+    current = store.current()
+    number = current[0].number if current else 0
+
+    def answer(decision: str, reason: str, use: str, use_digest: str) -> Answer:
+        return Answer(
+            decision=decision,
+            reason=reason,
+            inventory=digest,
+            model=use,
+            model_digest=use_digest,
+            pointer=number,
+        )
+
+    if config.train and captions != "none":
+        start, start_digest = _start(model, scratch)
+        reason = _why_train(store, rows, digest, digest_of([settings, start_digest]), config)
+        if reason:
+            return answer("train", reason, start, start_digest)
+        model = ""  # not training: the champion's bundle goes on serving
+    elif config.train and not model and not current:
+        raise InputError(
+            "there are no captions to train from and no release to use: name a model with "
+            "--no-train --model.",
+            "没有可供训练的描述,也没有已发布的版本:请用 --no-train --model 指定模型。",
+        )
+    use, use_digest = _serving(store, model)
+    release = current[1] if current else None
+    same = release and use_digest in (release.model, release.parameters.get("served_from"))
+    if release and same and release.inventory == digest:
+        return answer(
+            "skip",
+            pick("nothing changed since the current release", "自当前版本以来没有变化"),
+            use,
+            use_digest,
+        )
+    reason = pick("first index", "首次建立索引")
+    if current:
+        reason = str(compare(rows, store.inventory(current[1].inventory)))
+    return answer("refresh", reason, use, use_digest)
+
+
+def _start(model: str, scratch: bool) -> tuple[str, str]:
+    """What a training starts from, and the digest of its weights."""
+    from wentu.clip.checkpoint import weights_digest
+
+    name = model or DEFAULT_MODEL
+    return name, weights_digest(name, scratch=scratch)
+
+
+def _why_train(
+    store: Store, rows: list[list[Any]], digest: str, settings: str, config: Config
+) -> str:
+    """The reason to train now, or nothing."""
+    last = store.last_attempt()
+    if last is None:
+        return pick("first training", "首次训练")
+    if last.settings != settings:
+        return pick("the settings of the training changed", "训练设置有变化")
+    if last.inventory == digest:
+        unfinished = not store.attempt_ended(last)
+        return pick("the last training did not finish", "上次训练没有完成") if unfinished else ""
+    changes = compare(rows, store.inventory(last.inventory))
+    least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
+    if changes.pictures >= least:
+        return pick(f"{changes} since the last training", f"自上次训练:{changes}")
+    if captions_of(rows) != captions_of(store.inventory(last.inventory)) and not changes.pictures:
+        return pick("the captions changed since the last training", "自上次训练描述有变化")
+    return ""
+
+
+def _serving(store: Store, model: str) -> tuple[str, str]:
+    """What a refresh embeds with: the named model, else the current release's."""
+    from wentu.clip.bundle import bundle_digest
+    from wentu.clip.checkpoint import weights_digest
+
+    if not model:
+        current = store.current()
+        if current is None:
+            raise InputError(
+                "there is no release yet whose model could be used: train one, or name a --model.",
+                "还没有可用模型的版本:请先训练,或用 --model 指定模型。",
+            )
+        return f"store:{current[1].model}", current[1].model
+    bundle = find_bundle(model)
+    if bundle:
+        return model, bundle_digest(bundle)
+    digest = weights_digest(model)
+    if not digest:
+        raise InputError(
+            f"--no-train --model {model}: it has no weights to use; name a checkpoint, a bundle "
+            "or a store.",
+            f"--no-train --model {model}:它没有可用的权重;请指定检查点、模型包或仓库。",
+        )
+    return model, digest
+
+
+def read_answer(out: Path) -> Answer:
+    """The answer in an inventory's output."""
+    return Answer(**json.loads((out / "answer.json").read_text(encoding="utf-8")))

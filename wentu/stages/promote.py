@@ -1,0 +1,164 @@
+"""promote: a new release becomes current, or nothing changes.
+
+Everything is written under its digest first; the last act is to create the next pointer, which only
+one of several can do. Whoever loses learns that its comparison is stale. Repeating a promotion that
+was cut off, before or after any write, ends in the same release.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wentu import tracking
+from wentu.clip.bundle import Bundle, bundle_digest
+from wentu.errors import QualityError, StaleError
+from wentu.formats import count_rows, read_manifest, write_json
+from wentu.language import pick
+from wentu.settings import StageConfig
+from wentu.stage import Stage
+from wentu.store import Pointer, Release, SegmentRef, Store, read_reuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Nothing to choose: the verdict decides."""
+
+
+def promote(
+    *,
+    catalog: Path,
+    bundle: Path,
+    index: Path,
+    store: str,
+    inventory: str,
+    out: Path,
+    config: Config,
+    evaluation: Path | None = None,
+    pointer: int = 0,
+    attempt: str = "",
+    pictures: str = "",
+    captions: str = "",
+    use: str = "",
+    use_digest: str = "",
+) -> None:
+    """Put model and segments into the store, write the release, publish it; ``release.json``.
+
+    Args:
+        catalog, bundle, index: outputs of pairs, of the winner, of index.
+        evaluation: output of evaluate; None for a refresh.
+        pointer: number of the pointer that all of this was compared with.
+        attempt: key of the training that this ends, from inventory.
+        pictures, captions: of the collection, for a later refresh.
+        use, use_digest: the weights that inventory named, and their digest.
+
+    Raises StaleError where another release became current meanwhile.
+    """
+    inputs = {
+        "index": read_manifest(index, "index").digest,
+        "model": bundle_digest(bundle),
+        "pointer": str(pointer),
+    }
+    with Stage("promote", out, config, inputs) as stage:
+        vault = Store(store)
+        parameters = {"pictures": pictures, "captions": captions}
+        if evaluation is None and not use.startswith("store:"):
+            parameters["served_from"] = use_digest  # named by the user: the same again is no change
+        with vault.storage.lock("promote"):
+            release = assemble(
+                vault, catalog, bundle, index, inventory, evaluation, pointer, parameters
+            )
+            found = publish(vault, release, pointer, "refresh" if evaluation is None else "train")
+            if evaluation is not None:
+                vault.end_attempt(attempt)
+            repair_aliases(vault)
+        write_json(out / "release.json", {"release": release.id, "pointer": found.number})
+        stage.counts |= {"release": release.id, "pictures": release.pictures}
+        stage.report.note(
+            pick(f"release {release.id} is current", f"版本 {release.id} 已成为当前版本")
+        )
+        tags = {"wentu.release": release.id, "wentu.model": release.model}
+        stage.tracker.headline({"pictures": float(release.pictures)}, tags)
+
+
+def assemble(
+    store: Store,
+    catalog: Path,
+    bundle: Path,
+    index: Path,
+    inventory: str,
+    evaluation: Path | None,
+    pointer: int,
+    parameters: dict[str, str],
+) -> Release:
+    """Write model and new segment into the store; the release that names them."""
+    model, dimension, kept = read_reuse(index)
+    if model != bundle_digest(bundle) or dimension != Bundle(bundle).dimension:
+        raise QualityError(
+            "the vectors were not made by the model that is to be released; run features again.",
+            "向量不是由将要发布的模型生成的,请重新运行 features。",
+        )
+    store.put_model(bundle, model)
+    segments = list(kept)
+    if (index / "segment").is_dir():
+        segments.append(SegmentRef(digest=store.put_segment(index / "segment")))
+    metrics, split_version = measured(store, model, evaluation, pointer)
+    return Release(
+        model=model,
+        segments=tuple(segments),
+        inventory=inventory,
+        dimension=dimension,
+        pictures=count_rows(catalog / "catalog.sqlite", "pictures"),
+        metrics=metrics,
+        split_version=split_version,
+        files=store.files_of(model, segments),
+        parameters=parameters,
+    )
+
+
+def measured(
+    store: Store, model: str, evaluation: Path | None, pointer: int
+) -> tuple[dict[str, float], str]:
+    """(metrics, split version) of the model that is released.
+
+    From this run's evaluation, or handed on from the release before it if the model is the same.
+    """
+    if evaluation is not None:
+        result: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
+        name = "candidate" if result["winner"] == result["candidate"] else "champion"
+        return result["metrics"].get(name, {}), result["split_version"]
+    found = store.pointer(pointer) if pointer else None
+    release = store.release(found.release) if found else None
+    if release and release.model == model:
+        return dict(release.metrics), release.split_version
+    return {}, ""
+
+
+def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointer:
+    """Make the release current; done already is fine, somebody else's is StaleError."""
+    store.write_release(release)
+    now = store.pointer()
+    if now and now.release == release.id and now.number in (pointer, pointer + 1):
+        return now
+    if (now.number if now else 0) != pointer:
+        raise StaleError(
+            f"pointer {now.number if now else 0} is current, this run compared with {pointer}: "
+            "its comparison is stale. Run again.",
+            f"当前指针是 {now.number if now else 0},本次比较的是 {pointer}:已过期,请重新运行。",
+        )
+    pinned = bool(now and now.pinned)
+    return store.publish(release.id, after=pointer, reason=reason, pinned=pinned)
+
+
+def repair_aliases(store: Store) -> None:
+    """Make MLflow's aliases say what the pointer says: this model, and the one before it."""
+    models: list[str] = []
+    for pointer in reversed(store.pointers()):
+        model = store.release(pointer.release).model
+        if model not in models:
+            models.append(model)
+        if len(models) == 2:
+            break
+    tracking.repair_aliases([(model, store.model(model)) for model in models])

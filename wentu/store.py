@@ -1,0 +1,322 @@
+"""What a collection's owner keeps: models, segments, releases, and the pointer to the current one.
+
+    models/<digest>/          a model bundle (ONNX, tokenizer, preprocessing)
+    segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
+    thumbnails/<2 hex>/<id>.jpg
+    inventories/<digest>.jsonl.gz   what the collection held
+    splits/<n>.jsonl.gz       which split each group was given, for good
+    attempts/<n>.json         trainings that were tried, whatever came of them
+    releases/<id>.json        a model and the segments embedded by it, with every file's digest
+    pointer/<n>.json          created, never changed; the highest number is current
+    work/<digest>/            training state that survives a crash
+    runs/<id>/                logs, artifacts and run.json of one pipeline run
+
+The pointer is the truth. To publish is to create the next number; of two that try, one gets it and
+the other learns that what it compared with is no longer current.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wentu.errors import FormatError, InputError, StaleError
+from wentu.formats import FORMAT, digest_of, file_sha256, folder_sha256, read_json
+from wentu.storage import Storage
+
+COMPACT_ABOVE = 8
+"""Segments beyond which the next release is written as one."""
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRef:
+    """A segment in a release, and the ids in it that no longer count (deleted or replaced)."""
+
+    digest: str
+    tombstones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A model and what it embedded, as it is served. Its id is the digest of its content."""
+
+    model: str
+    """Digest of the bundle in models/."""
+    segments: tuple[SegmentRef, ...]
+    inventory: str
+    """Digest of the inventory that it covers."""
+    pictures: int
+    dimension: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """What the run was called with: lets a rollback refresh the same collection."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Recall of the model on the test split, 0..1; empty where there was none."""
+    split_version: str = ""
+    """Metrics of two releases are comparable where this is equal."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every file, by key in the store."""
+    format: int = FORMAT
+
+    @property
+    def id(self) -> str:
+        """16 hex digits."""
+        return digest_of(asdict(self))[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """One number of pointer/: which release is current since when, and why."""
+
+    number: int
+    release: str
+    reason: str
+    """train, refresh, rollback or anyway."""
+    pinned: bool = False
+    """True after a rollback: trainings are refused promotion until it is unpinned."""
+    created: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A training that was started: changes are counted from here, also when it was refused."""
+
+    inventory: str
+    settings: str
+    """Digest of everything that shapes the trained model."""
+    pictures: int
+    created: str = ""
+    format: int = FORMAT
+
+    @property
+    def key(self) -> str:
+        """32 hex digits of what was trained on and how."""
+        return digest_of([self.inventory, self.settings])
+
+
+def _known(value: dict[str, Any], what: str) -> dict[str, Any]:
+    if value.get("format") != FORMAT:
+        raise FormatError(
+            f"{what} has format {value.get('format')}; this wentu reads {FORMAT}. Update wentu.",
+            f"{what} 的格式版本是 {value.get('format')},本版 wentu 只读 {FORMAT},请升级。",
+        )
+    return value
+
+
+class Store:
+    """The owner's folder; see the top of this file for what is where."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.storage = Storage(place)
+
+    # --- content-addressed parts ---------------------------------------------------------------
+
+    def put_model(self, bundle: Path, digest: str) -> None:
+        """Keep a bundle under its digest."""
+        self.storage.put_folder(bundle, f"models/{digest}")
+
+    def model(self, digest: str) -> Path:
+        """The folder of a bundle."""
+        return self._folder(f"models/{digest}")
+
+    def put_segment(self, folder: Path) -> str:
+        """Keep a segment; returns its digest, that of its files' SHA-256."""
+        digest = digest_of(folder_sha256(folder))
+        self.storage.put_folder(folder, f"segments/{digest}")
+        return digest
+
+    def segment(self, digest: str) -> Path:
+        """The folder of a segment."""
+        return self._folder(f"segments/{digest}")
+
+    def _folder(self, key: str) -> Path:
+        path = self.storage.path(key)
+        if not path.is_dir():
+            raise FormatError(f"{self.place} lacks {key}.", f"{self.place} 中缺少 {key}。")
+        return path
+
+    @staticmethod
+    def thumbnail_key(picture: int) -> str:
+        """Key of a picture's thumbnail: 256 folders, so that none grows too large."""
+        return f"thumbnails/{picture >> 55:02x}/{picture}.jpg"
+
+    # --- inventories, splits, attempts ---------------------------------------------------------
+
+    def put_lines(self, key: str, rows: Iterable[Any]) -> bool:
+        """Create a gzipped JSONL object; False where it exists."""
+        path = self.storage.path(key)
+        if path.exists():
+            return False
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return self.storage.create(
+            key, gzip.compress(text.encode("utf-8", "surrogatepass"), 5, mtime=0)
+        )
+
+    def lines(self, key: str) -> Iterator[Any]:
+        """The rows of a gzipped JSONL object, streamed."""
+        with gzip.open(
+            self.storage.path(key), "rt", encoding="utf-8", errors="surrogatepass"
+        ) as file:
+            for line in file:
+                yield json.loads(line)
+
+    def inventory(self, digest: str) -> Iterator[Any]:
+        """The rows of an inventory; InputError where the store has no such one."""
+        key = f"inventories/{digest}.jsonl.gz"
+        if not self.storage.exists(key):
+            raise InputError(
+                f"{self.place} has no inventory {digest}; run `wentu inventory` first.",
+                f"{self.place} 中没有清单 {digest},请先运行 wentu inventory。",
+            )
+        return self.lines(key)
+
+    def assignments(self) -> Iterator[tuple[int, int, str]]:
+        """(picture id, group, split) of every picture that was ever given a split."""
+        for name in self.storage.list("splits"):
+            for picture, group, split in self.lines(f"splits/{name}"):
+                yield int(picture), int(group), split
+
+    def add_assignments(self, rows: list[tuple[int, int, str]]) -> None:
+        """Remember the splits of new pictures, for good."""
+        while rows:
+            number = sum(1 for _ in self.storage.list("splits")) + 1
+            if self.put_lines(f"splits/{number:08d}.jsonl.gz", rows):
+                return
+
+    def record_attempt(self, attempt: Attempt) -> None:
+        """Remember that a training was started; one like the last is not written again."""
+        last = self.last_attempt()
+        if last and (last.inventory, last.settings) == (attempt.inventory, attempt.settings):
+            return
+        number = sum(1 for name in self.storage.list("attempts") if name.endswith(".json")) + 1
+        data = json.dumps(asdict(attempt) | {"created": now()}, indent=2).encode()
+        while not self.storage.create(f"attempts/{number:08d}.json", data):
+            number += 1
+
+    def end_attempt(self, attempt: str) -> None:
+        """Remember that a training (by its key) came to a verdict, whatever it was."""
+        self.storage.create(f"attempts/{attempt}.ended", b"")
+
+    def attempt_ended(self, attempt: Attempt) -> bool:
+        """Did that training come to a verdict?"""
+        return self.storage.exists(f"attempts/{attempt.key}.ended")
+
+    def last_attempt(self) -> Attempt | None:
+        """The newest training that was started."""
+        names = [name for name in self.storage.list("attempts") if name.endswith(".json")]
+        if not names:
+            return None
+        key = f"attempts/{names[-1]}"
+        return Attempt(**_known(read_json(self.storage.path(key)), key))
+
+    # --- releases and the pointer --------------------------------------------------------------
+
+    def files_of(self, model: str, segments: Iterable[SegmentRef]) -> dict[str, str]:
+        """SHA-256 of every file of a release, by key."""
+        keys = [f"models/{model}", *(f"segments/{segment.digest}" for segment in segments)]
+        return {
+            f"{key}/{name}": sha
+            for key in keys
+            for name, sha in folder_sha256(self._folder(key)).items()
+        }
+
+    def write_release(self, release: Release) -> str:
+        """Write a release (that is not current yet); the same content is the same id."""
+        value = asdict(release) | {"id": release.id, "created": now()}
+        data = json.dumps(value, ensure_ascii=False, indent=2).encode()
+        self.storage.create(f"releases/{release.id}.json", data)
+        return release.id
+
+    def release(self, identity: str) -> Release:
+        """A release by its id."""
+        key = f"releases/{identity}.json"
+        if not self.storage.exists(key):
+            known = [name.removesuffix(".json") for name in self.storage.list("releases")]
+            raise InputError(
+                f"no release {identity}; known: {', '.join(known) or 'none'}.",
+                f"没有版本 {identity};已有:{', '.join(known) or '无'}。",
+            )
+        value = _known(read_json(self.storage.path(key)), key)
+        value.pop("created"), value.pop("id")
+        value["segments"] = tuple(
+            SegmentRef(digest=s["digest"], tombstones=tuple(s["tombstones"]))
+            for s in value["segments"]
+        )
+        return Release(**value)
+
+    def pointer(self, number: int | None = None) -> Pointer | None:
+        """The pointer of that number, else the current one; None where nothing was published."""
+        names = [name for name in self.storage.list("pointer") if name.endswith(".json")]
+        if number is not None:
+            names = [name for name in names if int(name.split(".")[0]) == number]
+        if not names:
+            return None
+        key = f"pointer/{names[-1]}"
+        return Pointer(**_known(read_json(self.storage.path(key)), key))
+
+    def pointers(self) -> list[Pointer]:
+        """Every pointer, oldest first."""
+        numbers = [int(name.split(".")[0]) for name in self.storage.list("pointer")]
+        return [p for p in map(self.pointer, numbers) if p is not None]
+
+    def current(self) -> tuple[Pointer, Release] | None:
+        """The current pointer and its release."""
+        pointer = self.pointer()
+        return (pointer, self.release(pointer.release)) if pointer else None
+
+    def publish(self, release: str, *, after: int, reason: str, pinned: bool = False) -> Pointer:
+        """Make ``release`` current, if pointer ``after`` still is (0: nothing published yet).
+
+        Raises StaleError where somebody else published meanwhile.
+        """
+        number = after + 1
+        pointer = Pointer(
+            number=number, release=release, reason=reason, pinned=pinned, created=now()
+        )
+        data = json.dumps(asdict(pointer), indent=2).encode()
+        if not self.storage.create(f"pointer/{number:08d}.json", data):
+            raise StaleError(
+                f"another release became current meanwhile (pointer {number}); this comparison is "
+                "stale. Run again to evaluate against it.",
+                f"期间另一个版本已成为当前版本(指针 {number}),本次比较已过期;请重新运行评估。",
+            )
+        return pointer
+
+    def verify(self, release: Release) -> None:
+        """Check every file of a release against its SHA-256; FormatError names the first wrong."""
+        for key, expected in release.files.items():
+            path = self.storage.path(key)
+            if not path.is_file() or file_sha256(path) != expected:
+                raise FormatError(
+                    f"{path} is missing or was changed; roll back or refresh.",
+                    f"{path} 缺失或已被改动;请回滚或刷新。",
+                )
+
+    @contextmanager
+    def work(self, digest: str) -> Iterator[Path]:
+        """A folder that survives crashes, held by one process at a time."""
+        with self.storage.lock(f"work-{digest}"):
+            path = self.storage.path(f"work/{digest}")
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+
+
+def read_reuse(folder: Path) -> tuple[str, int, tuple[SegmentRef, ...]]:
+    """(model digest, dimension, segments that stay) of an output of features."""
+    value = json.loads((folder / "reuse.json").read_text(encoding="utf-8"))
+    kept = tuple(
+        SegmentRef(digest=s["digest"], tombstones=tuple(s["tombstones"])) for s in value["segments"]
+    )
+    return value["model"], value["dimension"], kept
