@@ -50,7 +50,7 @@ def wentu(
     settings = (
         f"{model} {scratch} {epochs} {batch_size} {learning_rate} {warmup} {weight_decay} "
         f"{clip_norm} {precision} {augment} {seed} {context_length} {valid_fraction} "
-        f"{test_fraction} {captions}"
+        f"{test_fraction}"
     )
     where = {"pictures": pictures, "store": store}
     code = {"code_version": code_version}

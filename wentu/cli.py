@@ -7,8 +7,6 @@ new field is an option without a word here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import click
 import typer
@@ -154,7 +152,8 @@ def build() -> click.Group:
 def main() -> None:
     """Entry point: one sentence for a user's mistake, and its exit status."""
     try:
-        sys.exit(build().main(standalone_mode=False) or 0)
+        result = build().main(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
     except WentuError as error:
         _say(str(error))
         sys.exit(error.exit_code)
@@ -175,47 +174,3 @@ def _say(text: str) -> None:
     typer.secho(
         pick("Error: ", "错误:") + text, err=True, fg="red" if sys.stderr.isatty() else None
     )
-
-
-def make_option(
-    name: str,
-    kind: Any,
-    default: Any,
-    text: str,
-    *,
-    required: bool = False,
-    choices: tuple[str, ...] = (),
-    multiple: bool = False,
-) -> click.Option:
-    """One option; None means "not given", so that presets can fill it in."""
-    flag = "--" + name.replace("_", "-")
-    shown = None if default in (None, "") else str(default)
-    if kind is bool:
-        shown = flag if default else f"--no-{flag[2:]}"
-        names, kind = [f"{flag}/--no-{flag[2:]}"], None
-    else:
-        names = [flag]
-    if shown:
-        text += f"  [{pick('default', '默认')}: {shown}]"
-    return click.Option(
-        names,
-        type=click.Choice(choices) if choices else kind,
-        default=None,
-        help=text,
-        required=required,
-        multiple=multiple,
-    )
-
-
-def make_command(
-    name: str, function: Callable[..., Any], options: list[click.Option]
-) -> click.Command:
-    """A command that calls ``function`` with its options as keyword arguments."""
-    return click.Command(name, callback=function, params=list(options))
-
-
-def console() -> Any:
-    """A rich console on the stdout of now: the runner redirects stdout while a pipeline runs."""
-    from rich.console import Console
-
-    return Console(file=sys.stdout, highlight=False)

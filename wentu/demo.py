@@ -34,13 +34,13 @@ COLOURS = {  # hue in degrees, saturation, value
     "紫色": (280, 0.70, 0.70),
     "粉色": (335, 0.38, 1.00),
 }
-SIZES = {"小": 0.13, "大": 0.23}  # half the shape's extent, as a fraction of the picture's side
+SIZES = {"小": 0.12, "大": 0.21}  # half the shape's extent, as a fraction of the picture's side
 PLACES = {
-    "左上角": (0.28, 0.28),
-    "右上角": (0.72, 0.28),
+    "左上角": (0.29, 0.29),
+    "右上角": (0.71, 0.29),
     "中间": (0.5, 0.5),
-    "左下角": (0.28, 0.72),
-    "右下角": (0.72, 0.72),
+    "左下角": (0.29, 0.71),
+    "右下角": (0.71, 0.71),
 }
 BACKGROUNDS = {
     "白色": (0, 0.0, 0.98),

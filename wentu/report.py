@@ -277,15 +277,16 @@ def _draw_recall(axes: Axes, epochs: list[float], values: list[float]) -> None:
 def _mark_start(axes: Axes, right: float, values: list[float]) -> None:
     """A dashed line at the recall before training, with its words on the side left free."""
     start, rest = values[0], values[1:]
-    improved = sum(rest) / len(rest) >= start
+    # Below the line where the curve runs above it, unless that is where the axis has its numbers.
+    below = sum(rest) / len(rest) >= start > 0.12 * max(values)
     axes.axhline(start, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.annotate(
         pick(f"before training {start:.1%}", f"训练前 {start:.1%}"),
         (right, start),
-        xytext=(0, -5 if improved else 4),
+        xytext=(0, -5 if below else 4),
         textcoords="offset points",
         ha="right",
-        va="top" if improved else "bottom",
+        va="top" if below else "bottom",
         family=_family(),
         fontsize=9,
         color=QUIET,

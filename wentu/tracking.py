@@ -23,6 +23,7 @@ MODEL = "wentu"
 def _client() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -37,16 +38,19 @@ def enabled() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) and not off
 
 
+def keeps_own() -> bool:
+    """Does a run track into its store, for want of a server that the user named?"""
+    off = os.environ.get("WENTU_TRACKING", "").lower() == "off"
+    return not off and not os.environ.get("MLFLOW_TRACKING_URI")
+
+
 def use_store(folder: Path) -> None:
     """Track into a database in ``folder`` unless the user named a server; initialise it once.
 
     Several processes that initialise one fresh database at once crash, so the caller, of which
     there is one, does it before any stage starts. Takes about 5 s the first time.
     """
-    if (
-        os.environ.get("MLFLOW_TRACKING_URI")
-        or os.environ.get("WENTU_TRACKING", "").lower() == "off"
-    ):
+    if not keeps_own():
         return
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"

@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from wentu.cli import console as make_console
-from wentu.cli import make_command, make_option
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.formats import read_json
 from wentu.language import pick

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wentu.cli import console as make_console
-from wentu.cli import make_command, make_option
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command, make_option
 from wentu.commands.run import execute as run
 from wentu.commands.search import result_table
 from wentu.language import pick

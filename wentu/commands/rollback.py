@@ -7,8 +7,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from wentu.cli import console as make_console
-from wentu.cli import make_command, make_option
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import store_place

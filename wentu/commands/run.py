@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from wentu.cli import console as make_console
-from wentu.cli import make_command, make_option
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command, make_option
 from wentu.language import pick
 from wentu.orchestrate import parameters
 from wentu.settings import default_of

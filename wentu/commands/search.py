@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from wentu.cli import console as make_console
-from wentu.cli import make_command, make_option
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command, make_option
 from wentu.language import pick
 from wentu.search.engine import Engine, Hit, read_query_picture
 from wentu.settings import store_place

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import click
 
-from wentu.cli import make_command, make_option
+from wentu.commands.options import make_command, make_option
 from wentu.language import pick
 from wentu.orchestrate.parameters import HELP
 from wentu.settings import default_of, help_of, store_place

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from wentu import tracking
 from wentu.errors import InputError, StageError
 from wentu.formats import FORMAT, read_json, write_json
+from wentu.language import pick
 from wentu.orchestrate.parameters import packaged
 from wentu.orchestrate.watch import Watch
 from wentu.store import Store, now
@@ -53,6 +54,8 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
             "contains 'python3'; choose another folder.",
             f"--store {store.storage.root}:本地运行器不支持含有 python3 的路径,请换一个目录。",
         )
+    if not store.storage.exists("mlflow/ready") and tracking.keeps_own():
+        console.print(pick("Preparing MLflow, once.", "正在准备 MLflow(仅首次)。"))
     with store.storage.lock("run", wait=False) as free:
         if not free:
             raise InputError(

@@ -29,9 +29,9 @@ HELP = {
     ),
     "store": ("Where everything is kept [WENTU_STORE].", "保存所有结果的仓库 [WENTU_STORE]。"),
     "model": (
-        "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, a "
-        "checkpoint file; with --no-train also a bundle or a store. Default: ViT-B-16; with --no-train the current "
-        "release's.",
+        "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, or a checkpoint "
+        "file; with --no-train also a bundle or a store. Default: ViT-B-16; with --no-train the "
+        "current release's.",
         "起点:tiny、ViT-B-16、ViT-L-14、ViT-L-14-336、ViT-H-14、RN50 或检查点文件;"
         "与 --no-train 同用时也可以是模型包或仓库。默认 ViT-B-16;--no-train 时用当前版本的模型。",
     ),

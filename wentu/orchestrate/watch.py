@@ -142,12 +142,12 @@ class Watch:
             if moment - self._said.get(view.name, 0.0) < 10:
                 return
             self._said[view.name] = moment
-            self._console.print(f"{view.name}: {doing(view)}", highlight=False)
+            self._console.print(f"{view.name}: {doing(view, note=False)}", soft_wrap=True)
         elif kind == "start":
             self._said[view.name] = moment
-        elif kind in ("note", "done", "error"):
-            text = {"note": view.note, "done": outcome(view), "error": view.error}[kind]
-            self._console.print(f"{view.name}: {text}", highlight=False)
+        elif kind in ("note", "done"):  # an error is said once, at the end of the run
+            text = view.note if kind == "note" else outcome(view)
+            self._console.print(f"{view.name}: {text}", soft_wrap=True)
 
     def table(self) -> Table:
         """One row per stage: a mark, its name, its time, and what it does or found."""
@@ -172,7 +172,7 @@ class Watch:
         return table
 
 
-def doing(view: StageView) -> str:
+def doing(view: StageView, *, note: bool = True) -> str:
     """What a running stage is at."""
     if not view.progress:
         return view.note
@@ -181,7 +181,7 @@ def doing(view: StageView) -> str:
     bar = "━" * round(20 * share) + "╌" * (20 - round(20 * share))
     left = clock((at["total"] - at["done"]) / at["rate"]) if at["rate"] else "?"
     text = f"{bar} {at['label']} {at['done']:,}/{at['total']:,}  {pick('left', '剩余')} {left}"
-    return f"{text}  {view.note}" if view.note else text
+    return f"{text}  {view.note}" if view.note and note else text
 
 
 def outcome(view: StageView) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,23 @@ from wentu.store import Attempt, Store
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"}
 DEFAULT_MODEL = "ViT-B-16"
+SHAPES_TRAINING = (
+    "model",
+    "scratch",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "clip_norm",
+    "precision",
+    "augment",
+    "seed",
+    "context_length",
+    "valid_fraction",
+    "test_fraction",
+)
+"""The pipeline's parameters that a trained model depends on, in the order of ``settings``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +131,9 @@ def inventory(
     with Stage("inventory", out, config, {}, track=False) as stage:
         root = collection_root(pictures)
         vault = Store(store)
+        settings = normal(settings)
         rows = list(listing(root, captions, vault, stage.report))
-        digest = digest_of([row[:2] + row[3:] for row in rows])
+        digest = listing_digest(rows)
         vault.put_lines(f"inventories/{digest}.jsonl.gz", rows)
         answer = decide(vault, rows, digest, captions, model, scratch, settings, config)
         if answer.decision == "train":
@@ -189,6 +207,42 @@ class DigestCache:
         """Keep what was learned."""
         self._db.commit()
         self._db.close()
+
+
+def look(store: Store, rows: list[list[Any]], values: Mapping[str, Any], config: Config) -> Answer:
+    """What a run with the pipeline's parameters ``values`` would answer; nothing is recorded."""
+    return decide(
+        store,
+        rows,
+        listing_digest(rows),
+        str(values["captions"]),
+        str(values["model"]),
+        bool(values["scratch"]),
+        normal(training_settings(values)),
+        config,
+    )
+
+
+def training_settings(values: Mapping[str, Any]) -> str:
+    """``settings`` as the pipeline writes it."""
+    return " ".join(str(values[name]) for name in SHAPES_TRAINING)
+
+
+def normal(settings: str) -> str:
+    """One spelling: KFP writes 14 as 14.0 and True as true, not on every platform alike."""
+
+    def word(text: str) -> str:
+        try:
+            return f"{float(text):g}"
+        except ValueError:
+            return text.lower() if text.lower() in ("true", "false") else text
+
+    return " ".join(word(text) for text in settings.split(" "))
+
+
+def listing_digest(rows: list[list[Any]]) -> str:
+    """The identity of a listing."""
+    return digest_of(rows)
 
 
 def count_pictures(rows: list[list[Any]]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from wentu import captions as layouts
 from wentu import pictures as decoder
-from wentu import report
+from wentu import report, splits
 from wentu.clip.text import Tokenizer
 from wentu.errors import InputError
 from wentu.formats import (
@@ -111,7 +111,8 @@ def pairs(
             add_pictures(catalog, root, listed, stage)
             refuse_too_many(catalog, config.max_rejected)
             missing = add_captions(catalog, root, listed, captions)
-            assign_splits(catalog, vault, captions, config)
+            if captions != "none":
+                splits.assign(catalog, vault, config.valid_fraction, config.test_fraction)
             catalog.commit()
             facts = describe(catalog, missing, config.context_length)
             if tsv is not None:
@@ -129,10 +130,7 @@ def add_pictures(
     catalog: sqlite3.Connection, root: Path, listed: list[list[Any]], stage: Stage
 ) -> None:
     """Decode every picture once; equal files become one picture with several paths."""
-    catalog.execute("CREATE TEMP TABLE bands (band INTEGER, key INTEGER, picture INTEGER)")
-    catalog.execute("CREATE INDEX temp.band_keys ON bands (band, key)")
-    catalog.execute("CREATE TEMP TABLE prints (picture INTEGER PRIMARY KEY, hash TEXT, mini BLOB)")
-    catalog.execute("CREATE TEMP TABLE clusters (picture INTEGER PRIMARY KEY, cluster INTEGER)")
+    splits.prepare(catalog)
     files: dict[str, list[str]] = {}
     for _, path, _, digest in listed:
         files.setdefault(digest, []).append(path)
@@ -145,7 +143,7 @@ def add_pictures(
             catalog.executemany("INSERT INTO rejected VALUES (?, ?)", [(p, outcome) for p in paths])
             continue
         picture = free_id(catalog, id_of(bytes.fromhex(digest)))
-        group = group_of(catalog, picture, outcome)
+        group = splits.group_of(catalog, picture, outcome)
         catalog.execute("INSERT INTO clusters VALUES (?, ?)", (picture, group))
         catalog.execute(
             "INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, NULL)",
@@ -183,28 +181,6 @@ def free_id(catalog: sqlite3.Connection, wanted: int) -> int:
     return wanted
 
 
-def group_of(catalog: sqlite3.Connection, picture: int, print_: tuple[int, bytes]) -> int:
-    """The group of a nearly equal picture that is there already, else a new one.
-
-    Fingerprints within 3 bits share one of four 16-bit bands (pigeonhole), so only those that do
-    are compared; at most 200 of them, which bounds the work on collections of flat pictures.
-    """
-    value, mini = print_
-    bands = [(band, value >> (16 * band) & 0xFFFF) for band in range(4)]
-    for band in bands:
-        query = (
-            "SELECT p.picture, p.hash, p.mini, c.grp FROM bands b JOIN prints p ON "
-            "p.picture = b.picture JOIN pictures c ON c.id = p.picture "
-            "WHERE b.band = ? AND b.key = ? LIMIT 200"
-        )
-        for _, other, other_mini, group in catalog.execute(query, band):
-            if decoder.near_duplicate((value, mini), (int(other), other_mini)):
-                return int(group)
-    catalog.execute("INSERT INTO prints VALUES (?, ?, ?)", (picture, str(value), mini))
-    catalog.executemany("INSERT INTO bands VALUES (?, ?, ?)", [(*b, picture) for b in bands])
-    return picture
-
-
 def refuse_too_many(catalog: sqlite3.Connection, limit: float) -> None:
     """Stop before any long stage when more pictures are unreadable than the user accepts."""
     bad = catalog.execute("SELECT count(*) FROM rejected").fetchone()[0]
@@ -213,9 +189,9 @@ def refuse_too_many(catalog: sqlite3.Connection, limit: float) -> None:
         path, reason = catalog.execute("SELECT path, reason FROM rejected ORDER BY path").fetchone()
         raise InputError(
             f"{bad:,} of {total:,} pictures cannot be read, more than --max-rejected {limit}; the "
-            f"first: {path}: {reason} Mend or remove them, or raise --max-rejected.",
+            f"first: {path}: {reason}. Mend or remove them, or raise --max-rejected.",
             f"{total:,} 张图片中有 {bad:,} 张无法读取,超过 --max-rejected {limit};第一张:{path}:"
-            f"{reason} 请修复或移除它们,或调高 --max-rejected。",
+            f"{reason}。请修复或移除它们,或调高 --max-rejected。",
         )
 
 
@@ -263,56 +239,6 @@ def _attach(
         catalog.execute("UPDATE pictures SET split = ? WHERE id = ?", (split, row[0]))
 
 
-# --- splits -----------------------------------------------------------------------------------
-
-
-def assign_splits(catalog: sqlite3.Connection, store: Store, captions: str, config: Config) -> None:
-    """Give every captioned picture a split: the user's, else what it had, else its group's hash."""
-    if captions == "none":
-        return
-    named = {row[0] for row in catalog.execute("SELECT DISTINCT split FROM pictures")} - {None}
-    fractions = {
-        "test": 0.0 if "test" in named else config.test_fraction,
-        "valid": 0.0 if "valid" in named else config.valid_fraction,
-    }
-    known = {picture: (group, split) for picture, group, split in store.assignments()}
-    rows = catalog.execute(
-        "SELECT id, grp, split FROM pictures WHERE id IN (SELECT picture FROM captions) ORDER BY id"
-    ).fetchall()
-    # A cluster goes by what any of its pictures was given before. Where the user's files part what
-    # looks alike, they win: each side is then a group of its own, and the report counts them.
-    settled = {cluster: known[picture][1] for picture, cluster, _ in rows if picture in known}
-    names = {(cluster, known[p][1]): known[p][0] for p, cluster, _ in rows if p in known}
-    fresh: list[tuple[int, int, str]] = []
-    for picture, cluster, own in rows:
-        drawn = known[picture][1] if picture in known else settled.get(cluster)
-        split = choose(own, drawn or by_hash(cluster, fractions), fractions)
-        settled.setdefault(cluster, split)
-        group = names.setdefault((cluster, split), picture)
-        if known.get(picture) != (group, split):
-            fresh.append((picture, group, split))
-        catalog.execute(
-            "UPDATE pictures SET split = ?, grp = ? WHERE id = ?", (split, group, picture)
-        )
-    store.add_assignments(fresh)
-
-
-def choose(own: str | None, drawn: str, fractions: dict[str, float]) -> str:
-    """The user's split; but a split that their files lack is drawn from their training pictures."""
-    if own is None or (own == "train" and fractions.get(drawn, 0.0) > 0):
-        return drawn
-    return own
-
-
-def by_hash(group: int, fractions: dict[str, float]) -> str:
-    """test, valid or train for a group, by its hash: the same wherever and whenever it is asked."""
-    digest = hashlib.blake2b(group.to_bytes(8, "big"), digest_size=8, person=b"wentu-split")
-    point = int.from_bytes(digest.digest(), "big") / 2**64
-    if point < fractions["test"]:
-        return "test"
-    return "valid" if point < fractions["test"] + fractions["valid"] else "train"
-
-
 # --- output -----------------------------------------------------------------------------------
 
 
@@ -354,7 +280,7 @@ def describe(catalog: sqlite3.Connection, missing: list[str], context: int) -> d
 
     texts = [row[0] for row in catalog.execute("SELECT text FROM texts")]
     cut, unknown = Tokenizer.chinese_bert().cut_and_unknown(texts, context) if texts else (0, 0)
-    splits = dict(
+    sizes = dict(
         catalog.execute(
             "SELECT split, count(*) FROM pictures WHERE split IS NOT NULL GROUP BY split"
         ).fetchall()
@@ -362,7 +288,7 @@ def describe(catalog: sqlite3.Connection, missing: list[str], context: int) -> d
     counts = {
         "pictures": one("SELECT count(*) FROM pictures"),
         "captions": len(texts),
-        **{split: splits.get(split, 0) for split in SPLITS},
+        **{split: sizes.get(split, 0) for split in SPLITS},
         "rejected": one("SELECT count(*) FROM rejected"),
     }
     details = {

@@ -107,8 +107,7 @@ class Trainer:
         if self._restore():
             self.report.note(f"resumed at epoch {at.epoch}, step {at.step} of {self.total}")
         elif self.plan.epochs:
-            self._validate(loss=None)
-            self._save()
+            self._end_epoch(loss=None)
         while at.epoch < self.plan.epochs:
             self._epoch()
         return at
@@ -131,8 +130,7 @@ class Trainer:
         loss = at.loss_sum / self.batches.steps
         at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
         rate = left / max(time.monotonic() - began, 1e-9)
-        self._validate(loss=loss, steps_per_second=rate)
-        self._save()
+        self._end_epoch(loss=loss, steps_per_second=rate)
 
     def _left(self) -> int:
         return self.total - self.position.step
@@ -182,7 +180,8 @@ class Trainer:
 
     # --- validation ----------------------------------------------------------------------------
 
-    def _validate(self, loss: float | None, steps_per_second: float = 0.0) -> None:
+    def _end_epoch(self, loss: float | None, steps_per_second: float = 0.0) -> None:
+        """Score valid, keep the best, save; told only once it is safe on disk."""
         at = self.position
         row: dict[str, float] = {"epoch": at.epoch, "step": at.step}
         if loss is not None:
@@ -200,6 +199,7 @@ class Trainer:
         tracked = {f"valid/{name}": value for name, value in metrics.items()}
         self.tracker.metrics(tracked | ({"epoch_loss": loss} if loss is not None else {}), at.step)
         said = f"epoch {at.epoch}: " + (f"loss {loss:.3f}, " if loss is not None else "")
+        self._save()
         self.report.emit("epoch", **row)
         self.report.note(
             said + (f"valid mean recall {recall:.3f}" if metrics else "no valid split")

@@ -1,0 +1,45 @@
+# Each target sets up by itself: an active environment that has torch is used as it is, else .venv
+# is made (about 3 minutes, 6 GB). A C compiler is needed for lmdb 1.3.0, which cn_clip pins.
+
+BASE    ?= $(shell command -v python3.11 || command -v python3)
+ACTIVE  := $(shell python -c "import importlib.util as u, sys; print(sys.prefix if u.find_spec('torch') else '')" 2>/dev/null)
+ENV     := $(or $(ACTIVE),$(CURDIR)/.venv)
+BIN     := $(ENV)/bin
+READY   := $(ENV)/.wentu-ready
+PINS    := $(if $(ACTIVE),,-c constraints.txt)
+SEED    ?= 0
+
+.PHONY: help setup demo test check proofs compile bench clean
+help:  ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: $(READY)  ## the environment alone
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making $(ENV)"; $(BASE) -m venv $(ENV); }
+	@echo "installing into $(ENV); about 3 minutes the first time"
+	@LMDB_PURE=1 $(BIN)/python -m pip install --quiet $(PINS) -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## draw pictures, run everything, search them
+	@$(BIN)/wentu demo --seed $(SEED)
+
+test: $(READY)  ## all tests but the long proofs; no network
+	$(BIN)/python -m pytest -m 'not heavy'
+
+check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py
+
+proofs: $(READY)  ## kills, races, real data, three demos: about 25 minutes on two cores
+	$(BIN)/python -m pytest -m heavy -s --durations=0
+
+compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
+	$(BIN)/python -m pipelines.train pipeline.yaml
+
+bench: $(READY)  ## side by side with cn_clip's own scripts
+	$(BIN)/python -m benchmarks.data
+
+clean:  ## the environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,88 @@
+"""What a second run does: nothing, a refresh of what is new, or another training."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.proofs.conftest import OPTIONS, draw_collection, last_run, must
+from wentu.search.engine import Engine
+from wentu.store import Store
+
+pytestmark = pytest.mark.heavy
+TWENTY = {"more": 20}
+
+
+def counts(store: Path) -> dict[str, dict[str, object]]:
+    return {stage["name"]: stage["counts"] for stage in last_run(store)["stages"]}
+
+
+def test_nothing_new_is_said_in_seconds_and_twenty_more_pictures_are_refreshed_and_found(
+    tmp_path: Path,
+) -> None:
+    collection, store = draw_collection(tmp_path / "collection"), tmp_path / "store"
+    captions = [
+        word
+        for split in ("train", "valid", "test")
+        for word in ("--captions", str(collection / f"cn_{split}.json"))
+    ]
+    words = ["run", "--pictures", str(collection), *captions, "--store", str(store)]
+    words += ["--min-new", "50", *OPTIONS]
+    must(*words)
+    first = Store(str(store)).current()
+    assert first is not None
+
+    began = time.monotonic()
+    said = must(*words)
+    assert time.monotonic() - began < 10, "nothing new took ten seconds"
+    assert "Nothing new" in said
+    assert last_run(store)["decision"] == "skip"
+
+    draw_collection(collection, TWENTY, first=500)
+    must(*words)
+    assert last_run(store)["decision"] == "refresh"
+    assert counts(store)["features"]["embedded"] == 20
+    second = Store(str(store)).current()
+    assert second is not None
+    assert second[1].model == first[1].model
+    assert second[1].pictures == first[1].pictures + 20
+    engine = Engine.open(str(store))
+    for number in range(500, 520):
+        path = collection / f"pictures/{number:04d}.png"
+        hit = engine.search(picture=path.read_bytes(), k=1)[0]
+        assert hit.paths == (f"pictures/{number:04d}.png",)
+        assert hit.score > 0.9999
+    engine.close()
+
+    for number in range(500, 505):
+        (collection / f"pictures/{number:04d}.png").unlink()
+    gone = (collection / "pictures/0000.png").read_bytes()
+    (collection / "pictures/0000.png").rename(collection / "pictures/改名 了.png")
+    must(*words)
+    assert last_run(store)["decision"] == "refresh"
+    assert counts(store)["features"]["embedded"] == 0, "a renamed picture is not embedded again"
+    engine = Engine.open(str(store))
+    hits = engine.search("红色", k=1000)
+    assert len(hits) == first[1].pictures + 15
+    assert engine.search(picture=gone, k=1)[0].paths == ("pictures/改名 了.png",)
+    engine.close()
+
+    (collection / "pictures/改名 了.png").rename(collection / "pictures/0000.png")
+    more = [*words, "--epochs", "6"]
+    must(*more)
+    assert last_run(store)["decision"] == "train", "another number of epochs is a change"
+
+    must("rollback", "--store", str(store))
+    back = Store(str(store)).current()
+    assert back is not None
+    if Store(str(store)).pointers()[-2].reason != "refresh":
+        assert back[0].pinned
+    assert back[1].pictures == first[1].pictures + 15, "pictures added since stay"
+    table = must("compare", "--store", str(store))
+    assert "epochs" in table
+    found = json.loads(must("search", "红色圆形", "-k", "3", "--json", "--store", str(store)))
+    assert len(found) == 3
+    assert all(isinstance(hit["id"], str) for hit in found)

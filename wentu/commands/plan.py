@@ -1,0 +1,64 @@
+"""`wentu plan`: the options of `run`; says what it would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_command
+from wentu.commands.run import complete, run_options
+from wentu.language import pick
+from wentu.progress import clock
+
+
+def command() -> click.Command:
+    """The command."""
+    return make_command("plan", execute, run_options())
+
+
+def execute(**given: Any) -> None:
+    """Estimate and print."""
+    from wentu.orchestrate.estimate import estimate
+
+    found, console = estimate(complete(given)), make_console()
+    words = {
+        "train": pick("train", "训练"),
+        "refresh": pick("refresh the index", "刷新索引"),
+        "skip": pick("do nothing", "无需执行"),
+    }
+    console.print(
+        pick(
+            f"A run now would [bold]{words[found.decision]}[/]: {found.reason}.",
+            f"现在运行将[bold]{words[found.decision]}[/]:{found.reason}。",
+        )
+    )
+    console.print(
+        pick(
+            f"{found.pictures:,} pictures, {found.pairs:,} training pairs.",
+            f"{found.pictures:,} 张图片,{found.pairs:,} 个训练图文对。",
+        )
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column(pick("stage", "阶段"))
+    table.add_column(pick("about", "约"), justify="right")
+    for name, seconds in found.seconds.items():
+        table.add_row(name, clock(seconds))
+    table.add_section()
+    table.add_row(pick("time", "总用时"), clock(sum(found.seconds.values())))
+    table.add_row(pick("disk", "磁盘"), size(sum(found.disk.values())))
+    table.add_row(pick("memory", "内存"), size(found.memory))
+    console.print(table)
+    console.print(
+        pick(
+            "Estimates from this machine's speed; expect them within a factor of two.",
+            "根据本机速度估算,误差可达一倍。",
+        )
+    )
+
+
+def size(count: float) -> str:
+    """Bytes as MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1.0, count / 1e6):.0f} MB"
