@@ -30,6 +30,7 @@ from wentu.report import (
     plot_recall_bars,
     write_html,
 )
+from wentu.report.sheet import _wrap as wrap
 from wentu.retrieval import KS
 
 Colour = tuple[int, int, int]
@@ -77,7 +78,7 @@ def figures(value: float) -> dict[str, float]:
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter, to see what a module imports."""
-    root = Path(report.__file__).parents[1]
+    root = Path(sheet.__file__).parents[2]
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
@@ -282,11 +283,11 @@ def test_any_text_fits(text: str, tmp_path: Path) -> None:
 )
 def test_lines_are_wrapped_within_the_width(width: int, text: str) -> None:
     font = ImageFont.truetype(str(chinese_font()), 18)
-    lines = report._wrap(text, font, width, most=99)
+    lines = wrap(text, font, width, most=99)
     assert all(font.getlength(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert not any(line.startswith(("，", "。")) for line in lines)
-    short = report._wrap(text, font, width, most=2)
+    short = wrap(text, font, width, most=2)
     assert len(short) <= 2
     assert (short[-1].endswith("…")) == (len(lines) > 2)
     assert all(font.getlength(line) <= width for line in short)
