@@ -193,9 +193,7 @@ def embed_and_promote(run: Built, *, pointer: int, train: bool) -> None:
         config=features.Config(),
         pointer=pointer,
     )
-    index.index(
-        catalog=run.catalog, features=run.features, out=run.index, config=index.Config()
-    )
+    index.index(catalog=run.catalog, features=run.features, out=run.index, config=index.Config())
     promote.promote(
         catalog=run.catalog,
         bundle=run.winner,
@@ -224,9 +222,7 @@ def built(small_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     paths = outputs(root, small_collection, captions, store)
     answer = list_and_pair(root, small_collection, captions, store)
     run = Built(**paths, answer=answer)
-    pack_lmdb.pack_lmdb(
-        catalog=run.catalog, tsv=run.tsv, out=run.lmdb, config=pack_lmdb.Config()
-    )
+    pack_lmdb.pack_lmdb(catalog=run.catalog, tsv=run.tsv, out=run.lmdb, config=pack_lmdb.Config())
     finetune.finetune(
         lmdb=run.lmdb,
         model="tiny",

@@ -268,7 +268,11 @@ def make_lmdb(folder: Path, pairs: dict[str, bytes], pictures: dict[str, bytes])
 
 
 def test_an_lmdb_of_the_reference_is_read(tmp_path: Path) -> None:
-    pairs = {"0": pickle.dumps((5, 7, "一只狗")), "1": pickle.dumps((5, 8, "")), "num_samples": b"2"}
+    pairs = {
+        "0": pickle.dumps((5, 7, "一只狗")),
+        "1": pickle.dumps((5, 8, "")),
+        "num_samples": b"2",
+    }
     pictures = {"5": base64.b64encode(b"\xfb\xff\xfe"), "num_images": b"1"}
     with PairsLmdb(make_lmdb(tmp_path / "文 1", pairs, pictures)) as split:
         assert (len(split), split.num_images) == (2, 1)

@@ -28,6 +28,8 @@ from wentu.report import (
     contact_sheet,
     plot_curves,
     plot_recall_bars,
+    plots,
+    style,
     write_html,
 )
 from wentu.report.sheet import _wrap as wrap
@@ -78,7 +80,7 @@ def figures(value: float) -> dict[str, float]:
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter, to see what a module imports."""
-    root = Path(sheet.__file__).parents[2]
+    root = Path(report.__file__).parents[2]
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
@@ -128,9 +130,9 @@ def test_without_the_package_a_font_of_the_system_is_used(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     font = tmp_path / "msyh.ttc"
     font.touch()
-    monkeypatch.setattr(report, "SYSTEM_FONTS", (str(tmp_path / "absent.ttc"), str(font)))
+    monkeypatch.setattr(style, "SYSTEM_FONTS", (str(tmp_path / "absent.ttc"), str(font)))
     assert chinese_font() == font
-    monkeypatch.setattr(report, "SYSTEM_FONTS", ())
+    monkeypatch.setattr(style, "SYSTEM_FONTS", ())
     with pytest.raises(InputError, match="pip install mplfonts"):
         chinese_font()
 
@@ -176,7 +178,7 @@ def test_bars_are_drawn_for_every_model(language: str, tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     names = ("start", "champion", "candidate", "圆形模型")
     plot_recall_bars({name: figures(0.2 + 0.2 * n) for n, name in enumerate(names)}, path)
-    for colour in (*report.BARS.values(), report.OTHER_BARS[0]):
+    for colour in (*plots.BARS.values(), plots.OTHER_BARS[0]):
         channels = (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:], 16))
         assert channels in colours(path)
 
