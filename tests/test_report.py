@@ -28,8 +28,11 @@ from wentu.report import (
     contact_sheet,
     plot_curves,
     plot_recall_bars,
+    plots,
+    style,
     write_html,
 )
+from wentu.report.sheet import _wrap as wrap
 from wentu.retrieval import KS
 
 Colour = tuple[int, int, int]
@@ -77,7 +80,7 @@ def figures(value: float) -> dict[str, float]:
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter, to see what a module imports."""
-    root = Path(report.__file__).parents[1]
+    root = Path(report.__file__).parents[2]
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
@@ -127,9 +130,9 @@ def test_without_the_package_a_font_of_the_system_is_used(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     font = tmp_path / "msyh.ttc"
     font.touch()
-    monkeypatch.setattr(report, "SYSTEM_FONTS", (str(tmp_path / "absent.ttc"), str(font)))
+    monkeypatch.setattr(style, "SYSTEM_FONTS", (str(tmp_path / "absent.ttc"), str(font)))
     assert chinese_font() == font
-    monkeypatch.setattr(report, "SYSTEM_FONTS", ())
+    monkeypatch.setattr(style, "SYSTEM_FONTS", ())
     with pytest.raises(InputError, match="pip install mplfonts"):
         chinese_font()
 
@@ -175,7 +178,7 @@ def test_bars_are_drawn_for_every_model(language: str, tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     names = ("start", "champion", "candidate", "圆形模型")
     plot_recall_bars({name: figures(0.2 + 0.2 * n) for n, name in enumerate(names)}, path)
-    for colour in (*report.BARS.values(), report.OTHER_BARS[0]):
+    for colour in (*plots.BARS.values(), plots.OTHER_BARS[0]):
         channels = (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:], 16))
         assert channels in colours(path)
 
@@ -282,11 +285,11 @@ def test_any_text_fits(text: str, tmp_path: Path) -> None:
 )
 def test_lines_are_wrapped_within_the_width(width: int, text: str) -> None:
     font = ImageFont.truetype(str(chinese_font()), 18)
-    lines = report._wrap(text, font, width, most=99)
+    lines = wrap(text, font, width, most=99)
     assert all(font.getlength(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert not any(line.startswith(("，", "。")) for line in lines)
-    short = report._wrap(text, font, width, most=2)
+    short = wrap(text, font, width, most=2)
     assert len(short) <= 2
     assert (short[-1].endswith("…")) == (len(lines) > 2)
     assert all(font.getlength(line) <= width for line in short)

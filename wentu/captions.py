@@ -1,4 +1,4 @@
-"""Captions as users have them -> one stream of (picture, captions, split, group).
+"""Captions as users have them -> one stream of (picture, captions, split).
 
 Read here: JSON in the style of Flickr8K-CN (``[{"image": …, "caption": [...]}]``, either slash),
 one file or several; ``names`` (the file name is the caption); ``none``.

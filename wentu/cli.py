@@ -12,7 +12,7 @@ import click
 import typer
 
 from wentu.errors import WentuError
-from wentu.language import Language, pick, set_language
+from wentu.language import pick, set_language
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": (
@@ -114,22 +114,17 @@ class Lazy(click.Group):
                 formatter.write_dl(rows)
 
 
-def _language(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    if value:
-        chosen: Language = "zh" if value == "zh" else "en"
-        set_language(chosen)
-    return value
+def choose_language(words: list[str]) -> None:
+    """Set the language that --lang names, wherever among the words it stands."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        value = following if word == "--lang" else word.removeprefix("--lang=")
+        if value in ("en", "zh") and word.startswith("--lang"):
+            set_language("zh" if value == "zh" else "en")
 
 
 def build() -> click.Group:
     """The command line, in the user's language."""
-    for position, word in enumerate(sys.argv[:-1]):  # before help texts are made
-        if word == "--lang":
-            _language(
-                click.Context(click.Command("wentu")),
-                click.Option(["--lang"]),
-                sys.argv[position + 1],
-            )
+    choose_language(sys.argv[1:])  # before help texts are made
     about = pick(
         "Pictures and captions in, a proven Chinese-CLIP and a search engine out.\n\n"
         "Start with: wentu demo",
@@ -138,7 +133,6 @@ def build() -> click.Group:
     language = click.Option(
         ["--lang"],
         type=click.Choice(["en", "zh"]),
-        callback=_language,
         expose_value=False,
         is_eager=True,
         help=pick("Language of messages [LANG].", "界面语言 [LANG]。"),

@@ -99,11 +99,6 @@ class Attempt:
     created: str = ""
     format: int = FORMAT
 
-    @property
-    def key(self) -> str:
-        """32 hex digits of what was trained on and how."""
-        return digest_of([self.inventory, self.settings])
-
 
 def _known(value: dict[str, Any], what: str) -> dict[str, Any]:
     if value.get("format") != FORMAT:
@@ -195,31 +190,40 @@ class Store:
             if self.put_lines(f"splits/{number:08d}.jsonl.gz", rows):
                 return
 
-    def record_attempt(self, attempt: Attempt) -> None:
-        """Remember that a training was started; one like the last is not written again."""
+    def record_attempt(self, attempt: Attempt) -> str:
+        """Remember that a training was started; returns its number, as text.
+
+        One like the last, if that came to no verdict, is the same one going on.
+        """
         last = self.last_attempt()
-        if last and (last.inventory, last.settings) == (attempt.inventory, attempt.settings):
-            return
-        number = sum(1 for name in self.storage.list("attempts") if name.endswith(".json")) + 1
+        same = last and (last.inventory, last.settings) == (attempt.inventory, attempt.settings)
+        if same and not self.attempt_ended():
+            return self._attempts()[-1]
         data = json.dumps(asdict(attempt) | {"created": now()}, indent=2).encode()
+        number = len(self._attempts()) + 1
         while not self.storage.create(f"attempts/{number:08d}.json", data):
             number += 1
+        return f"{number:08d}"
 
-    def end_attempt(self, attempt: str) -> None:
-        """Remember that a training (by its key) came to a verdict, whatever it was."""
-        self.storage.create(f"attempts/{attempt}.ended", b"")
-
-    def attempt_ended(self, attempt: Attempt) -> bool:
-        """Did that training come to a verdict?"""
-        return self.storage.exists(f"attempts/{attempt.key}.ended")
+    def _attempts(self) -> list[str]:
+        names = self.storage.list("attempts")
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def last_attempt(self) -> Attempt | None:
         """The newest training that was started."""
-        names = [name for name in self.storage.list("attempts") if name.endswith(".json")]
-        if not names:
+        numbers = self._attempts()
+        if not numbers:
             return None
-        key = f"attempts/{names[-1]}"
+        key = f"attempts/{numbers[-1]}.json"
         return Attempt(**_known(read_json(self.storage.path(key)), key))
+
+    def end_attempt(self, number: str) -> None:
+        """Remember that a training came to a verdict, whatever it was."""
+        self.storage.create(f"attempts/{number}.ended", b"")
+
+    def attempt_ended(self) -> bool:
+        """Did the newest training come to a verdict?"""
+        return self.storage.exists(f"attempts/{self._attempts()[-1]}.ended")
 
     # --- releases and the pointer --------------------------------------------------------------
 

@@ -108,11 +108,7 @@ def evaluate(
         models = encoders(bundle, champion, stage)
         scored = score_all(lmdb, task, models, stage) if task.texts else {}
         verdict = judge(scored, task, groups, config, had_champion=champion is not None)
-        found = vault.pointer(pointer) if pointer else None
-        if found and found.pinned:
-            reason = pick("the current model is pinned by a rollback", "现有模型已被回滚锁定")
-            verdict |= {"promote": False, "reason": f"{reason}; {verdict['reason']}"}
-        keep = bundle if verdict["promote"] or champion is None else champion
+        keep = bundle if champion is None or verdict["promote"] else champion
         copy_bundle(keep, winner)
         result = {
             "verdict": verdict,
@@ -248,42 +244,36 @@ def judge(
 ) -> dict[str, Any]:
     """Promote or keep, the interval, and the reason in words.
 
-    Against a champion the whole interval must lie above 0. Without one, the candidate must not be
-    worse than what it started from beyond doubt.
+    Against a champion the whole interval must lie above 0. The first model is released whatever
+    its figures, for there is nothing else to serve; they are compared with its start.
     """
-    if not scored:
-        reason = pick("there is no test split to compare on", "没有可供比较的测试集")
-        return {"promote": not had_champion, "reason": reason, "against": "", "interval": None}
     rival = "champion" if had_champion else "start"
     if rival not in scored:
-        reason = pick("there is nothing to compare with", "没有可比较的模型")
-        return {"promote": True, "reason": reason, "against": "", "interval": None}
-    # Queries of both directions are many and few: weigh them so that each direction counts half,
-    # as in the mean recall.
+        reason = pick("there is no test split to compare on", "没有可供比较的测试集")
+        return {"promote": not had_champion, "reason": reason, "against": "", "interval": None}
+    # Captions are usually more than pictures: weigh them so that each direction counts half, as
+    # in the mean recall.
     texts, images = len(task.texts), len(task.image_ids)
-    weight = np.repeat(
-        [(texts + images) / (2 * texts), (texts + images) / (2 * images)], [texts, images]
-    )
+    weights = [(texts + images) / (2 * texts), (texts + images) / (2 * images)]
+    weight = np.repeat(weights, [texts, images])
     difference = (scored["candidate"].hits() - scored[rival].hits()) * weight
     interval = retrieval.paired_bootstrap(
         difference, clusters_of(task, groups), resamples=config.resamples, level=config.confidence
     )
-    better = interval.low > 0 if had_champion else interval.high >= 0
     text = f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    who = {
-        "champion": pick("the current model", "现有模型"),
-        "start": pick("its start", "起始权重"),
-    }
-    reason = pick(
-        f"mean recall {text} points against {who[rival]}",
-        f"平均召回率相对{who[rival]}变化 {text} 个百分点",
+    reason = (
+        pick(
+            f"mean recall {text} points against the current model",
+            f"平均召回率相对现有模型变化 {text} 个百分点",
+        )
+        if had_champion
+        else pick(
+            f"first model; mean recall {text} points against its start",
+            f"首个模型;平均召回率相对起始权重变化 {text} 个百分点",
+        )
     )
-    return {
-        "promote": bool(better),
-        "reason": reason,
-        "against": rival,
-        "interval": asdict(interval),
-    }
+    better = interval.low > 0 or not had_champion
+    return {"promote": better, "reason": reason, "against": rival, "interval": asdict(interval)}
 
 
 def copy_bundle(bundle: Path, target: Path) -> None:

@@ -153,8 +153,9 @@ def finetune(
             **latest,
         )
         trainer.load_best()
+        best = next(int(row["step"]) for row in at.history if row["epoch"] == at.best_epoch)
         checkpoint.save(
-            out / "epoch_best.pt", trainer.model, arch, epoch=at.best_epoch, step=at.step, info=info
+            out / "epoch_best.pt", trainer.model, arch, epoch=at.best_epoch, step=best, info=info
         )
         write_json(out / "training_groups.json", training_groups(lmdb / CATALOG))
         write_json(out / "history.json", at.history)

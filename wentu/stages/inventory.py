@@ -107,7 +107,7 @@ class Answer:
     pointer: int
     """Number of the store's pointer that all of this was compared with; 0: none."""
     attempt: str = ""
-    """Key of the training that this starts; empty where none is."""
+    """Number of the training that this starts; empty where none is."""
 
 
 def inventory(
@@ -142,8 +142,7 @@ def inventory(
                 settings=digest_of([settings, answer.model_digest]),
                 pictures=count_pictures(rows),
             )
-            vault.record_attempt(attempt)
-            answer = replace(answer, attempt=attempt.key)
+            answer = replace(answer, attempt=vault.record_attempt(attempt))
         write_json(out / "answer.json", vars(answer))
         stage.report.emit("decision", **vars(answer))
         stage.counts |= {"pictures": count_pictures(rows), "decision": answer.decision}
@@ -233,8 +232,9 @@ def normal(settings: str) -> str:
 
     def word(text: str) -> str:
         try:
-            return f"{float(text):g}"
-        except ValueError:
+            number = float(text)
+            return str(int(number)) if number.is_integer() else repr(number)
+        except (ValueError, OverflowError):
             return text.lower() if text.lower() in ("true", "false") else text
 
     return " ".join(word(text) for text in settings.split(" "))
@@ -292,32 +292,26 @@ def decide(
             pointer=number,
         )
 
-    if config.train and captions != "none":
+    trainable = config.train and captions != "none"
+    pinned = bool(current and current[0].pinned)
+    if trainable and not pinned:
         start, start_digest = _start(model, scratch)
         reason = _why_train(store, rows, digest, digest_of([settings, start_digest]), config)
         if reason:
             return answer("train", reason, start, start_digest)
-        model = ""  # not training: the champion's bundle goes on serving
-    elif config.train and not model and not current:
-        raise InputError(
-            "there are no captions to train from and no release to use: name a model with "
-            "--no-train --model.",
-            "没有可供训练的描述,也没有已发布的版本:请用 --no-train --model 指定模型。",
-        )
-    use, use_digest = _serving(store, model)
-    release = current[1] if current else None
-    same = release and use_digest in (release.model, release.parameters.get("served_from"))
-    if release and same and release.inventory == digest:
-        return answer(
-            "skip",
-            pick("nothing changed since the current release", "自当前版本以来没有变化"),
-            use,
-            use_digest,
-        )
-    reason = pick("first index", "首次建立索引")
-    if current:
-        reason = str(compare(rows, store.inventory(current[1].inventory)))
-    return answer("refresh", reason, use, use_digest)
+    # Where training is not due, the model that it would start from says nothing: the one that is
+    # current goes on serving. Where nothing can be trained, the named one is meant to embed.
+    use, use_digest = _serving(store, "" if trainable else model)
+    if current is None:
+        return answer("refresh", pick("first index", "首次建立索引"), use, use_digest)
+    release = current[1]
+    held = pick("; pinned by a rollback: no training", ";已被回滚锁定:不训练") if pinned else ""
+    same = use_digest in (release.model, release.parameters.get("served_from"))
+    if same and release.inventory == digest:
+        reason = pick("nothing changed since the current release", "自当前版本以来没有变化")
+        return answer("skip", reason + held, use, use_digest)
+    reason = str(compare(rows, store.inventory(release.inventory)))
+    return answer("refresh", reason + held, use, use_digest)
 
 
 def _start(model: str, scratch: bool) -> tuple[str, str]:
@@ -338,7 +332,7 @@ def _why_train(
     if last.settings != settings:
         return pick("the settings of the training changed", "训练设置有变化")
     if last.inventory == digest:
-        unfinished = not store.attempt_ended(last)
+        unfinished = not store.attempt_ended()
         return pick("the last training did not finish", "上次训练没有完成") if unfinished else ""
     changes = compare(rows, store.inventory(last.inventory))
     least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
@@ -358,8 +352,9 @@ def _serving(store: Store, model: str) -> tuple[str, str]:
         current = store.current()
         if current is None:
             raise InputError(
-                "there is no release yet whose model could be used: train one, or name a --model.",
-                "还没有可用模型的版本:请先训练,或用 --model 指定模型。",
+                "there is no release yet whose model could be used: give --captions to train one, "
+                "or name a --model.",
+                "还没有可用模型的版本:请给出 --captions 以训练,或用 --model 指定模型。",
             )
         return f"store:{current[1].model}", current[1].model
     bundle = find_bundle(model)
