@@ -1,4 +1,4 @@
-"""The demo collection: every combination once, split without overlap, the same for the same seed."""
+"""The demo collection: every combination once, splits apart, the same for the same seed."""
 
 from __future__ import annotations
 

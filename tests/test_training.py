@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +312,7 @@ def train(
     report: Reporter | None = None,
     model: Any = None,
     valid: bool = True,
+    augment: bool = True,
     **changed: Any,
 ) -> tuple[Trainer, Position]:
     """One call of the trainer: 28 pairs, batches of 8, so 4 steps in an epoch."""
@@ -322,7 +323,7 @@ def train(
         context_length=52,
         batch_size=8,
         seed=0,
-        augment=True,
+        augment=augment,
     )
     trainer = Trainer(
         model or build(SMALL),
@@ -334,8 +335,9 @@ def train(
         report or Reporter(),
         Tracker(),
     )
-    with closing(batches):
-        return trainer, trainer.run()
+    at = trainer.run()
+    batches.close()  # not after an error: see the test of threads below
+    return trainer, at
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +371,15 @@ def test_mistake_10_a_training_that_was_stopped_ends_in_the_same_bits(
         }
 
 
+def test_a_training_that_fails_leaves_no_thread_that_reads(built: Any, tmp_path: Path) -> None:
+    """Whoever called it closes the LMDB next: a thread that still reads it would crash Python."""
+    before = set(threading.enumerate())
+    with pytest.raises(Stopped) as caught:
+        train(built, tmp_path / "work", StopAfter(1))
+    assert set(threading.enumerate()) - before == set()
+    assert caught.type is Stopped
+
+
 def test_a_finished_training_is_not_done_again(
     built: Any, uninterrupted: tuple[dict[str, torch.Tensor], Position], tmp_path: Path
 ) -> None:
@@ -390,9 +401,11 @@ def test_history_starts_before_the_first_step_and_has_a_row_an_epoch(
 
 
 def test_training_lowers_the_loss(built: Any, tmp_path: Path) -> None:
-    _, at = train(built, tmp_path / "work", epochs=6, valid=False)
+    _, at = train(
+        built, tmp_path / "work", epochs=16, save_seconds=60.0, augment=False, valid=False
+    )
     losses = [row["loss"] for row in at.history[1:]]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_the_best_epoch_is_the_one_that_is_kept(built: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from wentu.formats import write_atomic
 from wentu.language import pick
 from wentu.report.sheet import Shot, thumbnail
+from wentu.report.style import chinese_font
 
 GALLERY_SIDE = 320
 """Pixels of the longer side of a picture in a report's gallery; shown at half that."""
@@ -65,12 +66,34 @@ def write_html(path: Path, title: str, sections: list[Section]) -> None:
     """Write a report as one HTML file: pictures inside, no script, nothing fetched.
 
     Its language is the user's (``lang`` attribute); it follows the reader's light or dark
-    setting and prints. Every text is escaped.
+    setting and prints. Every text is escaped. The Chinese characters that it uses come along as a
+    font of a few kilobytes, for readers whose machine has none.
     """
     body = "\n".join(_section(section) for section in sections)
     tag = pick("en", "zh-CN")
-    page = _PAGE.substitute(lang=tag, title=_escape(title), style=_STYLE, body=body)
+    style = _font_face(title + re.sub(r"data:[^\"]*", "", body)) + _STYLE
+    page = _PAGE.substitute(lang=tag, title=_escape(title), style=style, body=body)
     write_atomic(path, page.encode("utf-8", "replace"))
+
+
+def _font_face(text: str) -> str:
+    """CSS that carries the characters of ``text`` beyond Latin, cut out of the Chinese font."""
+    wanted = {letter for letter in text if ord(letter) > 0x2E7F}
+    if not wanted:
+        return ""
+    from fontTools import subset
+
+    options = subset.Options(
+        desubroutinize=True, layout_features=[], hinting=False, name_IDs=[], notdef_outline=True
+    )
+    buffer = io.BytesIO()
+    with subset.load_font(str(chinese_font()), options, lazy=True) as font:
+        cutter = subset.Subsetter(options)
+        cutter.populate(unicodes=map(ord, wanted))
+        cutter.subset(font)
+        font.save(buffer)
+    code = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'@font-face {{ font-family: "wentu"; src: url(data:font/otf;base64,{code}); }}\n'
 
 
 def _section(section: Section) -> str:
@@ -145,7 +168,7 @@ _PAGE = Template("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+ content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'">
 <title>$title</title>
 <style>
 $style</style>
@@ -166,7 +189,7 @@ _STYLE = """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.6;
   font-family: system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei",
-    "Noto Sans CJK SC", "Noto Sans SC", sans-serif; }
+    "Noto Sans CJK SC", "Noto Sans SC", sans-serif, "wentu"; }
 main { max-width: 1080px; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
 h2 { font-size: 1.1rem; margin: 0 0 .75rem; }

@@ -1,0 +1,374 @@
+"""inventory lists the collection and answers: train, refresh or skip."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wentu.errors import InputError
+from wentu.formats import read_manifest
+from wentu.stages.inventory import Answer, Config, inventory, read_answer
+from wentu.store import Attempt, Release, Store
+
+Look = Callable[..., Answer]
+
+
+@pytest.fixture
+def look(collection: Path, tmp_path: Path) -> Look:
+    """inventory of ``collection``, which a test changes between two calls."""
+
+    def run(**changed: Any) -> Answer:
+        config = {k: changed.pop(k) for k in ("train", "min_new") if k in changed}
+        given: dict[str, Any] = {
+            "pictures": str(collection),
+            "captions": str(collection),
+            "store": str(tmp_path / "store"),
+            "out": tmp_path / "inventory",
+            "model": "tiny",
+            "scratch": True,
+        }
+        return inventory(**given | changed, config=Config(**config))
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def finish(store: Store, answer: Answer, *, trained: bool = True, pinned: bool = False) -> None:
+    """What promote leaves behind, as far as inventory looks at it."""
+    release = Release(
+        model="m" * 32,
+        segments=(),
+        inventory=answer.inventory,
+        pictures=24,
+        dimension=128,
+        parameters={} if trained else {"served_from": answer.model_digest},
+    )
+    name = store.write_release(release)
+    store.publish(name, after=answer.pointer, reason="train", pinned=pinned)
+    if trained:
+        store.end_attempt(answer.attempt)
+
+
+def add_pictures(collection: Path, draw: Any, count: int) -> None:
+    draw(collection, range(100, 100 + count))
+
+
+# --- what it writes ---------------------------------------------------------------------------
+
+
+def test_the_answer_and_the_listing_are_written(look: Look, store: Store, tmp_path: Path) -> None:
+    answer = look()
+    assert read_answer(tmp_path / "inventory") == answer
+    manifest = read_manifest(tmp_path / "inventory", "inventory")
+    assert manifest.counts == {"pictures": 24, "decision": "train"}
+    rows = list(store.inventory(answer.inventory))
+    assert [row[1] for row in rows[:2]] == ["pictures/0000.png", "pictures/0001.png"]
+    assert [row[1] for row in rows[24:]] == ["cn_test.json", "cn_train.json", "cn_valid.json"]
+    assert {row[0] for row in rows[:24]} == {"picture"}
+
+
+def test_a_listing_depends_on_the_files_alone(look: Look, collection: Path, tmp_path: Path) -> None:
+    before = look().inventory
+    copy = shutil.copytree(collection, tmp_path / "elsewhere 文")
+    os.utime(copy / "pictures" / "0000.png", (1, 1))
+    other = look(pictures=str(copy), captions=str(copy), store=str(tmp_path / "other"))
+    assert other.inventory == before
+
+
+@pytest.mark.parametrize("change", ["edit", "rename", "delete", "add", "captions"])
+def test_every_change_gives_another_listing(
+    look: Look, collection: Path, draw: Any, change: str
+) -> None:
+    before = look().inventory
+    picture = collection / "pictures" / "0003.png"
+    if change == "edit":
+        picture.write_bytes(picture.read_bytes() + b"\0")
+    elif change == "rename":
+        picture.rename(collection / "新.png")
+    elif change == "delete":
+        picture.unlink()
+    elif change == "add":
+        add_pictures(collection, draw, 1)
+    else:
+        path = collection / "cn_train.json"
+        path.write_text(path.read_text("utf-8").replace("红色", "鲜红色"), "utf-8")
+    assert look().inventory != before
+
+
+def test_an_unchanged_file_is_not_read_again(look: Look, collection: Path) -> None:
+    before = look().inventory
+    path = collection / "pictures" / "0003.png"
+    stat = path.stat()
+    with path.open("r+b") as file:  # the same size, time and place: nobody would look
+        file.seek(40)
+        file.write(b"\xff")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert look().inventory == before
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert look().inventory != before
+
+
+def test_hidden_files_and_other_files_are_no_pictures(look: Look, collection: Path) -> None:
+    before = look().inventory
+    for name in (".hidden.png", "notes.txt", ".cache/a.png", "@eaDir/a.png"):
+        (collection / name).parent.mkdir(exist_ok=True)
+        (collection / name).write_bytes(b"x")
+    assert look().inventory == before
+
+
+def test_pictures_are_found_in_any_depth_and_spelling(
+    look: Look, tmp_path: Path, small_collection: Path
+) -> None:
+    root = tmp_path / "我的 photos"
+    names = ["a/b/c/深.PNG", "x.JPeG", "😀.webp", "y.tiff", "100%#.bmp"]
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(small_collection / "pictures" / f"{number:04d}.png", root / name)
+    look(pictures=str(root), captions="names")
+    answer = read_manifest(tmp_path / "inventory")
+    assert answer.counts["pictures"] == len(names)
+
+
+def test_a_real_folder_of_photos_is_listed(look: Look, data: Path, tmp_path: Path) -> None:
+    look(pictures=str(data / "photo-folder"), captions="names")
+    assert read_manifest(tmp_path / "inventory").counts["pictures"] == 50
+
+
+# --- when to train ----------------------------------------------------------------------------
+
+
+def test_the_first_time_is_a_training(look: Look, store: Store) -> None:
+    answer = look()
+    assert (answer.decision, answer.reason) == ("train", "first training")
+    assert (answer.model, answer.model_digest, answer.pointer) == ("tiny", "", 0)
+    last = store.last_attempt()
+    assert last is not None
+    assert last.pictures == 24
+    assert not store.attempt_ended()
+    store.end_attempt(answer.attempt)
+    assert store.attempt_ended()
+
+
+def test_nothing_new_is_skipped(look: Look, store: Store) -> None:
+    finish(store, look())
+    answer = look()
+    assert answer.decision == "skip"
+    assert answer.reason == "nothing changed since the current release"
+    assert (answer.pointer, answer.model, answer.attempt) == (1, "store:" + "m" * 32, "")
+
+
+def test_few_new_pictures_refresh_and_many_train(
+    look: Look, store: Store, collection: Path, draw: Any
+) -> None:
+    finish(store, look())
+    add_pictures(collection, draw, 3)
+    few = look(min_new=5)
+    assert (few.decision, few.reason) == ("refresh", "3 new, 0 edited, 0 deleted")
+    assert few.model == "store:" + "m" * 32
+    finish(store, few, trained=False)
+    assert look(min_new=5).decision == "skip"
+    add_pictures(collection, draw, 5)  # 2 more; counted from the last training all 5 are new
+    many = look(min_new=5)
+    assert (many.decision, many.pointer) == ("train", 2)
+    assert many.reason == "5 new, 0 edited, 0 deleted since the last training"
+
+
+def test_edited_and_deleted_pictures_count(look: Look, store: Store, collection: Path) -> None:
+    finish(store, look())
+    folder = collection / "pictures"
+    (folder / "0000.png").unlink()
+    (folder / "0001.png").write_bytes((folder / "0001.png").read_bytes() + b"\0")
+    assert look(min_new=3).reason == "0 new, 1 edited, 1 deleted"
+    assert look(min_new=2).decision == "train"
+
+
+@pytest.mark.parametrize(("new", "decision"), [(1, "refresh"), (2, "train")])
+def test_by_default_a_twentieth_of_the_collection_counts_as_many(
+    look: Look, store: Store, collection: Path, draw: Any, new: int, decision: str
+) -> None:
+    draw(collection, range(24, 40))  # 40 pictures: 2 are 5 %
+    finish(store, look())
+    add_pictures(collection, draw, new)
+    assert look().decision == decision
+
+
+def test_changed_captions_alone_train(look: Look, store: Store, collection: Path) -> None:
+    finish(store, look())
+    path = collection / "cn_train.json"
+    path.write_text(path.read_text("utf-8").replace("红色", "鲜红色"), "utf-8")
+    answer = look()
+    assert (answer.decision, answer.reason) == (
+        "train",
+        "the captions changed since the last training",
+    )
+
+
+def test_changed_settings_train(look: Look, store: Store) -> None:
+    finish(store, look(settings="epochs 3"))
+    assert look(settings="epochs 3").decision == "skip"
+    answer = look(settings="epochs 4")
+    assert (answer.decision, answer.reason) == ("train", "the settings of the training changed")
+
+
+@pytest.mark.parametrize(("one", "other"), [("14", "14.0"), ("True", "true"), ("0.001", "1e-3")])
+def test_settings_are_the_same_in_any_spelling(
+    look: Look, store: Store, one: str, other: str
+) -> None:
+    finish(store, look(settings=f"tiny {one}"))
+    assert look(settings=f"tiny {other}").decision == "skip"
+
+
+@pytest.mark.parametrize(("one", "other"), [("1234567", "1234568"), ("0.00123456", "0.001234561")])
+def test_settings_that_differ_in_a_late_digit_differ(
+    look: Look, store: Store, one: str, other: str
+) -> None:
+    finish(store, look(settings=f"tiny {one}"))
+    assert look(settings=f"tiny {other}").decision == "train"
+
+
+def test_other_starting_weights_train(look: Look, store: Store, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"one")
+    finish(store, look(model=str(weights), scratch=False))
+    assert look(model=str(weights), scratch=False).decision == "skip"
+    weights.write_bytes(b"two")
+    answer = look(model=str(weights), scratch=False)
+    assert answer.reason == "the settings of the training changed"
+    assert len(answer.model_digest) == 64
+
+
+def test_a_training_that_was_cut_off_is_taken_up_again(look: Look, store: Store) -> None:
+    first = look()
+    again = look()
+    assert (again.decision, again.reason) == ("train", "the last training did not finish")
+    assert again.attempt == first.attempt
+    assert len(list(store.storage.list("attempts"))) == 1
+
+
+def test_a_refused_training_is_not_repeated(
+    look: Look, store: Store, collection: Path, draw: Any
+) -> None:
+    finish(store, look())
+    add_pictures(collection, draw, 5)
+    refused = look()
+    assert refused.decision == "train"
+    finish(store, refused)  # the champion stays, its pictures are refreshed
+    assert look().decision == "skip"
+
+
+def test_settings_tried_before_train_again_until_there_is_a_verdict(
+    look: Look, store: Store
+) -> None:
+    for settings in ("a", "b"):
+        finish(store, look(settings=settings))
+    assert look(settings="a").decision == "train"  # and is cut off
+    assert look(settings="a").decision == "train"
+
+
+def test_training_can_be_declined(look: Look, store: Store, collection: Path, draw: Any) -> None:
+    finish(store, look())
+    add_pictures(collection, draw, 20)
+    answer = look(train=False, model="", settings="other")
+    assert (answer.decision, answer.reason) == ("refresh", "20 new, 0 edited, 0 deleted")
+    assert store.last_attempt() == replace(
+        store.last_attempt() or Attempt(inventory="", settings="", pictures=0), pictures=24
+    )
+
+
+def test_a_pin_holds_trainings_and_not_new_pictures(
+    look: Look, store: Store, collection: Path, draw: Any
+) -> None:
+    finish(store, look(), pinned=True)
+    answer = look(settings="other")
+    assert answer.decision == "skip"
+    assert answer.reason.endswith("pinned by a rollback: no training")
+    add_pictures(collection, draw, 20)
+    answer = look()
+    assert (answer.decision, answer.model) == ("refresh", "store:" + "m" * 32)
+    assert answer.reason.startswith("20 new")
+
+
+# --- without captions -------------------------------------------------------------------------
+
+
+def test_without_captions_a_named_model_is_used(look: Look, store: Store, tmp_path: Path) -> None:
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"weights")
+    for train in (True, False):
+        answer = look(captions="none", model=str(weights), scratch=False, train=train)
+        assert (answer.decision, answer.reason) == ("refresh", "first index")
+        assert answer.model == str(weights)
+        assert answer.attempt == ""
+    assert store.last_attempt() is None
+    finish(store, answer, trained=False)
+    again = look(captions="none", model=str(weights), scratch=False, train=False)
+    assert again.decision == "skip"
+    weights.write_bytes(b"others")
+    changed = look(captions="none", model=str(weights), scratch=False, train=False)
+    assert changed.decision == "refresh"
+
+
+def test_without_captions_the_current_model_is_used(
+    look: Look, store: Store, collection: Path, draw: Any
+) -> None:
+    finish(store, look())
+    answer = look(captions="none", model="")
+    assert (answer.decision, answer.model) == ("refresh", "store:" + "m" * 32)
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+def test_without_captions_and_without_a_model_there_is_nothing_to_do(look: Look) -> None:
+    sentence = "no release yet whose model could be used: give --captions .* or name a --model"
+    with pytest.raises(InputError, match=sentence):
+        look(captions="none", model="")
+    with pytest.raises(InputError, match=sentence):
+        look(train=False, model="")
+    with pytest.raises(InputError, match="--no-train --model tiny: it has no weights to use"):
+        look(train=False, model="tiny")
+
+
+def test_missing_weights_are_named_before_anything_long(look: Look) -> None:
+    with pytest.raises(InputError, match=r"weights of ViT-B-16 are not on this machine"):
+        look(model="", scratch=False)
+
+
+def test_a_folder_without_pictures_is_named(look: Look, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty holds no picture \(\.bmp, "):
+        look(pictures=str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        look(pictures=str(tmp_path / "nowhere"))
+
+
+def test_missing_captions_are_named(look: Look, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--captions .*nothing\.json: no such file"):
+        look(captions=str(tmp_path / "nothing.json"))
+
+
+def test_what_failed_is_not_finished(look: Look, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        look(captions=str(tmp_path / "nothing.json"))
+    assert not (tmp_path / "inventory" / "manifest.json").exists()
+
+
+def test_min_new_is_checked() -> None:
+    with pytest.raises(InputError, match="--min-new -2: give -1 or more"):
+        Config(min_new=-2)
+
+
+def test_the_answer_is_plain_json(look: Look, tmp_path: Path) -> None:
+    answer = look()
+    assert json.loads((tmp_path / "inventory" / "answer.json").read_text("utf-8")) == vars(answer)
