@@ -42,7 +42,7 @@ def caption_files(captions: str) -> list[Path]:
             if not found:
                 raise InputError(
                     f"--captions {path}: no .json file in that folder.",
-                    f"--captions {path}:该目录中没有 .json 文件。",
+                    f"--captions {path}：该目录中没有 .json 文件。",
                 )
             files += found
         elif path.is_file():
@@ -50,7 +50,7 @@ def caption_files(captions: str) -> list[Path]:
         else:
             raise InputError(
                 f"--captions {place}: no such file; give a captions JSON, names, or none.",
-                f"--captions {place}:文件不存在;请给出描述 JSON、names 或 none。",
+                f"--captions {place}：文件不存在；请给出描述 JSON、names 或 none。",
             )
     return files
 
@@ -73,7 +73,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     if not isinstance(rows, list):
         raise FormatError(
             f'{path}: expected a list of {{"image": …, "caption": […]}}.',
-            f'{path}:应为 {{"image": …, "caption": […]}} 的列表。',
+            f'{path}：应为 {{"image": …, "caption": […]}} 的列表。',
         )
     split = split_of(path)
     for number, row in enumerate(rows, 1):
@@ -90,7 +90,7 @@ def _fields(row: Any, where: str) -> tuple[str, tuple[str, ...]]:
     if not isinstance(image, str) or not isinstance(texts, list):
         raise FormatError(
             f'{where}: expected "image" (text) and "caption" (a list of texts).',
-            f"{where}:应含 image(文本)和 caption(文本列表)。",
+            f"{where}：应含 image(文本)和 caption(文本列表)。",
         )
     cleaned = (text.strip() for text in texts if isinstance(text, str))
     return image.replace("\\", "/"), tuple(text for text in cleaned if text)

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": (
         "wentu.commands.plan",
         "What a run would do: stages, time, disk, memory.",
-        "预览一次运行:阶段、时间、磁盘、内存。",
+        "预览一次运行：阶段、时间、磁盘、内存。",
     ),
     "search": (
         "wentu.commands.search",
@@ -34,49 +34,49 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rollback": (
         "wentu.commands.rollback",
         "Go back to an earlier model, keeping new pictures.",
-        "回到先前的模型,保留新图片。",
+        "回到先前的模型，保留新图片。",
     ),
     "demo": (
         "wentu.commands.demo",
         "Draw pictures, run everything, search them.",
-        "绘制演示图片,运行全部流程并搜索。",
+        "绘制演示图片，运行全部流程并搜索。",
     ),
     "inventory": (
         "",
         "Stage: list the collection; train, refresh or skip.",
-        "阶段:清点图文集,决定训练、刷新或跳过。",
+        "阶段：清点图文集，决定训练、刷新或跳过。",
     ),
     "pairs": (
         "",
         "Stage: captions and pictures into catalog, splits, TSV + JSONL.",
-        "阶段:由描述与图片生成目录、划分、TSV 与 JSONL。",
+        "阶段：由描述与图片生成目录、划分、TSV 与 JSONL。",
     ),
     "pack_lmdb": (
         "",
         "Stage: TSV + JSONL into Chinese-CLIP's LMDB.",
-        "阶段:由 TSV 与 JSONL 生成 Chinese-CLIP 的 LMDB。",
+        "阶段：由 TSV 与 JSONL 生成 Chinese-CLIP 的 LMDB。",
     ),
-    "finetune": ("", "Stage: fine-tune; the best checkpoint.", "阶段:微调,得到最佳检查点。"),
+    "finetune": ("", "Stage: fine-tune; the best checkpoint.", "阶段：微调，得到最佳检查点。"),
     "export_onnx": (
         "",
         "Stage: a checkpoint into an ONNX bundle, parity proven.",
-        "阶段:把检查点导出为 ONNX 模型包并验证一致性。",
+        "阶段：把检查点导出为 ONNX 模型包并验证一致性。",
     ),
     "evaluate": (
         "",
         "Stage: candidate against champion and start, on test.",
-        "阶段:在测试集上比较新模型、现有模型与起始权重。",
+        "阶段：在测试集上比较新模型、现有模型与起始权重。",
     ),
-    "features": ("", "Stage: pictures into vectors.", "阶段:把图片变成向量。"),
+    "features": ("", "Stage: pictures into vectors.", "阶段：把图片变成向量。"),
     "index": (
         "",
         "Stage: vectors into a segment with its FAISS index.",
-        "阶段:由向量建立带 FAISS 索引的分段。",
+        "阶段：由向量建立带 FAISS 索引的分段。",
     ),
     "promote": (
         "",
         "Stage: a new release becomes current, or nothing changes.",
-        "阶段:发布新版本,否则保持不变。",
+        "阶段：发布新版本，否则保持不变。",
     ),
 }
 
@@ -166,5 +166,5 @@ def main() -> None:
 
 def _say(text: str) -> None:
     typer.secho(
-        pick("Error: ", "错误:") + text, err=True, fg="red" if sys.stderr.isatty() else None
+        pick("Error: ", "错误：") + text, err=True, fg="red" if sys.stderr.isatty() else None
     )

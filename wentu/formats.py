@@ -97,12 +97,12 @@ def read_json(path: Path) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise FormatError(
             f"{path} is not valid JSON: {error.msg} at {where}.",
-            f"{path} 不是合法的 JSON:第 {error.lineno} 行第 {error.colno} 列:{error.msg}。",
+            f"{path} 不是合法的 JSON：第 {error.lineno} 行第 {error.colno} 列：{error.msg}。",
         ) from None
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.",
-            f"{path} 不是 UTF-8 编码(第 {error.start} 字节),请另存为 UTF-8。",
+            f"{path} 不是 UTF-8 编码(第 {error.start} 字节)，请另存为 UTF-8。",
         ) from None
 
 
@@ -139,21 +139,21 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     if not path.exists():
         raise FormatError(
             f"{folder} is not finished: it has no {MANIFEST}. Run the stage that writes it again.",
-            f"{folder} 没有完成:缺少 {MANIFEST}。请重新运行产生它的阶段。",
+            f"{folder} 没有完成：缺少 {MANIFEST}。请重新运行产生它的阶段。",
         )
     value = read_json(path)
     if value.get("format") != FORMAT:
         raise FormatError(
             f"{path} has format {value.get('format')}, this wentu reads {FORMAT}; "
             "use the wentu that wrote it, or run the stage again.",
-            f"{path} 的格式版本是 {value.get('format')},本版只读 {FORMAT};请重新运行该阶段。",
+            f"{path} 的格式版本是 {value.get('format')}，本版只读 {FORMAT}；请重新运行该阶段。",
         )
     value.pop("digest", None)
     manifest = Manifest(**value)
     if stage is not None and manifest.stage != stage:
         raise InputError(
             f"{folder} was written by the stage {manifest.stage}; here one of {stage} is needed.",
-            f"{folder} 是 {manifest.stage} 阶段的输出,这里需要 {stage} 阶段的输出。",
+            f"{folder} 是 {manifest.stage} 阶段的输出，这里需要 {stage} 阶段的输出。",
         )
     return manifest
 
@@ -230,7 +230,7 @@ def read_tsv(path: Path) -> Iterator[tuple[int, bytes]]:
             if len(fields) != 2 or not fields[0].strip().lstrip(b"-").isdigit():
                 raise FormatError(
                     f"{path}, line {number}: expected an integer id, a tab and base64.",
-                    f"{path} 第 {number} 行:应为「整数 id、制表符、base64」。",
+                    f"{path} 第 {number} 行：应为「整数 id、制表符、base64」。",
                 )
             yield int(fields[0]), fields[1]
 
@@ -251,7 +251,7 @@ def read_texts(path: Path) -> Iterator[Text]:
             except (ValueError, KeyError, TypeError) as error:
                 raise FormatError(
                     f"{path}, line {number}: expected text_id, text and image_ids ({error!r}).",
-                    f"{path} 第 {number} 行:应含 text_id、text、image_ids({error!r})。",
+                    f"{path} 第 {number} 行：应含 text_id、text、image_ids({error!r})。",
                 ) from None
 
 
@@ -264,7 +264,7 @@ class _NoClasses(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         raise FormatError(
             f"an LMDB value names {module}.{name}; only (image_id, text_id, text) is read.",
-            f"LMDB 中的值引用了 {module}.{name};只接受 (image_id, text_id, text)。",
+            f"LMDB 中的值引用了 {module}.{name}；只接受 (image_id, text_id, text)。",
         )
 
 
@@ -301,7 +301,7 @@ class PairsLmdb:
         if value is None:
             raise FormatError(
                 f"{self.folder}: the key {key!r} is missing; pack it again.",
-                f"{self.folder}:缺少键 {key!r},请重新打包。",
+                f"{self.folder}：缺少键 {key!r}，请重新打包。",
             )
         return value
 

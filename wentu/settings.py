@@ -68,7 +68,7 @@ class StageConfig:
                 option_name = "--" + each.name.replace("_", "-")
                 raise InputError(
                     f"{option_name} {value!r} is none of: {', '.join(choices)}.",
-                    f"{option_name} {value!r} 无效,可选:{', '.join(choices)}。",
+                    f"{option_name} {value!r} 无效，可选：{', '.join(choices)}。",
                 )
         self.check()
 

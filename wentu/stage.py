@@ -94,13 +94,13 @@ class Stage:
 def clear(out: Path) -> None:
     """Make ``out`` an empty folder; only half-written output of ours is ever removed."""
     if out.is_file():
-        raise InputError(f"{out} is a file; name a folder.", f"{out} 是文件,请给出目录。")
+        raise InputError(f"{out} is a file; name a folder.", f"{out} 是文件，请给出目录。")
     if out.is_dir() and any(out.iterdir()):
         finished = (out / MANIFEST).exists()
         if not finished and not (out / ".wentu").exists():
             raise InputError(
                 f"{out} holds files that are not ours; name a new or empty folder.",
-                f"{out} 中有不属于 wentu 的文件,请使用新目录或空目录。",
+                f"{out} 中有不属于 wentu 的文件，请使用新目录或空目录。",
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)

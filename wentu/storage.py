@@ -28,7 +28,7 @@ def local_path(place: str) -> Path:
     if place.startswith("s3://"):
         raise InputError(
             f"{place}: s3:// is not supported by this version; give a local folder.",
-            f"{place}:本版本尚不支持 s3://,请使用本地目录。",
+            f"{place}：本版本尚不支持 s3://，请使用本地目录。",
         )
     if place.startswith("file://"):
         return Path(unquote(urlparse(place).path))
@@ -48,7 +48,7 @@ def collection_root(pictures: str) -> Path:
     root = local_path(pictures)
     if not root.is_dir():
         raise InputError(
-            f"--pictures {pictures}: no such folder.", f"--pictures {pictures}:目录不存在。"
+            f"--pictures {pictures}: no such folder.", f"--pictures {pictures}：目录不存在。"
         )
     return root
 

@@ -104,7 +104,7 @@ def _known(value: dict[str, Any], what: str) -> dict[str, Any]:
     if value.get("format") != FORMAT:
         raise FormatError(
             f"{what} has format {value.get('format')}; this wentu reads {FORMAT}. Update wentu.",
-            f"{what} 的格式版本是 {value.get('format')},本版 wentu 只读 {FORMAT},请升级。",
+            f"{what} 的格式版本是 {value.get('format')}，本版 wentu 只读 {FORMAT}，请升级。",
         )
     return value
 
@@ -173,7 +173,7 @@ class Store:
         if not self.storage.exists(key):
             raise InputError(
                 f"{self.place} has no inventory {digest}; run `wentu inventory` first.",
-                f"{self.place} 中没有清单 {digest},请先运行 wentu inventory。",
+                f"{self.place} 中没有清单 {digest}，请先运行 wentu inventory。",
             )
         return self.lines(key)
 
@@ -250,7 +250,7 @@ class Store:
             known = [name.removesuffix(".json") for name in self.storage.list("releases")]
             raise InputError(
                 f"no release {identity}; known: {', '.join(known) or 'none'}.",
-                f"没有版本 {identity};已有:{', '.join(known) or '无'}。",
+                f"没有版本 {identity}；已有：{', '.join(known) or '无'}。",
             )
         value = _known(read_json(self.storage.path(key)), key)
         value.pop("created"), value.pop("id")
@@ -294,7 +294,7 @@ class Store:
             raise StaleError(
                 f"another release became current meanwhile (pointer {number}); this comparison is "
                 "stale. Run again to evaluate against it.",
-                f"期间另一个版本已成为当前版本(指针 {number}),本次比较已过期;请重新运行评估。",
+                f"期间另一个版本已成为当前版本(指针 {number})，本次比较已过期；请重新运行评估。",
             )
         return pointer
 
@@ -305,7 +305,7 @@ class Store:
             if not path.is_file() or file_sha256(path) != expected:
                 raise FormatError(
                     f"{path} is missing or was changed; roll back or refresh.",
-                    f"{path} 缺失或已被改动;请回滚或刷新。",
+                    f"{path} 缺失或已被改动；请回滚或刷新。",
                 )
 
     @contextmanager

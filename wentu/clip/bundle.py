@@ -63,14 +63,14 @@ class Bundle:
         if missing:
             raise FormatError(
                 f"{folder} is no model bundle: {', '.join(missing)} missing.",
-                f"{folder} 不是模型包:缺少 {'、'.join(missing)}。",
+                f"{folder} 不是模型包：缺少 {'、'.join(missing)}。",
             )
         self.folder = folder
         self.info: dict[str, Any] = read_json(folder / BUNDLE)
         if self.info.get("format") != FORMAT:
             raise FormatError(
                 f"{folder} has format {self.info.get('format')}; this wentu reads {FORMAT}.",
-                f"{folder} 的格式版本是 {self.info.get('format')},本版 wentu 只读 {FORMAT}。",
+                f"{folder} 的格式版本是 {self.info.get('format')}，本版 wentu 只读 {FORMAT}。",
             )
         self.resolution = int(self.info["resolution"])
         self.context_length = int(self.info["context_length"])

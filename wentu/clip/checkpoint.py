@@ -42,7 +42,8 @@ class Checkpoint:
             raise InputError(
                 f"the weights do not fit {self.architecture.name}: missing {missing[:3]}, "
                 f"unexpected {unexpected[:3]}.",
-                f"权重与 {self.architecture.name} 不符:缺少 {missing[:3]},多出 {unexpected[:3]}。",
+                f"权重与 {self.architecture.name} 不符："
+                f"缺少 {missing[:3]}，多出 {unexpected[:3]}。",
             )
         return model.eval()
 
@@ -96,7 +97,7 @@ def read_pt(path: Path) -> dict[str, Any]:
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise FormatError(
             f"{path} cannot be read safely as a checkpoint ({first}); it is damaged or holds code.",
-            f"{path} 不能作为检查点安全读取({first}):文件已损坏或含有代码。",
+            f"{path} 不能作为检查点安全读取({first})：文件已损坏或含有代码。",
         ) from None
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds no checkpoint.", f"{path} 不是检查点。")
@@ -116,7 +117,7 @@ def load(path: Path) -> Checkpoint:
     if note and note.get("format") != FORMAT:
         raise FormatError(
             f"{path} has format {note.get('format')}; this wentu reads {FORMAT}.",
-            f"{path} 的格式版本是 {note.get('format')},本版 wentu 只读 {FORMAT}。",
+            f"{path} 的格式版本是 {note.get('format')}，本版 wentu 只读 {FORMAT}。",
         )
     arch = Architecture(name=note["name"], config=note["config"]) if note else infer(state)
     return Checkpoint(
@@ -142,8 +143,8 @@ def find_weights(model: str) -> Path | None:
                 f"the pretrained weights of {model} are not on this machine: put {path.name} into "
                 f"{path.parent} (or name its folder in WENTU_WEIGHTS), add --scratch to train "
                 "from random weights, or --model tiny for a small model.",
-                f"本机没有 {model} 的预训练权重:请把 {path.name} 放入 {path.parent}"
-                "(或用 WENTU_WEIGHTS 指定目录),或加 --scratch 从随机权重训练,"
+                f"本机没有 {model} 的预训练权重：请把 {path.name} 放入 {path.parent}"
+                "(或用 WENTU_WEIGHTS 指定目录)，或加 --scratch 从随机权重训练，"
                 "或用 --model tiny 训练小模型。",
             )
         return path
@@ -151,7 +152,7 @@ def find_weights(model: str) -> Path | None:
     if not path.is_file():
         raise InputError(
             f"--model {model}: neither a file nor one of {', '.join(NAMES)}.",
-            f"--model {model}:既不是文件,也不是 {', '.join(NAMES)} 之一。",
+            f"--model {model}：既不是文件，也不是 {', '.join(NAMES)} 之一。",
         )
     return path
 

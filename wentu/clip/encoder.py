@@ -126,7 +126,7 @@ def load_encoder(name: str) -> Encoder:
     if path is None:
         raise InputError(
             f"{name} has no pretrained weights; load a checkpoint or a store of it.",
-            f"{name} 没有预训练权重;请加载它的检查点或仓库。",
+            f"{name} 没有预训练权重；请加载它的检查点或仓库。",
         )
     checkpoint = load(path)
     length = int(checkpoint.info.get("context_length", 52))

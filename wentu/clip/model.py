@@ -73,7 +73,7 @@ def _cn_clip_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "the package cn_clip is not installed: pip install 'wentu[train]'.",
-            "没有安装 cn_clip:请运行 pip install 'wentu[train]'。",
+            "没有安装 cn_clip：请运行 pip install 'wentu[train]'。",
         )
     return Path(next(iter(spec.submodule_search_locations))) / "clip"
 
@@ -85,7 +85,7 @@ def architecture(name: str) -> Architecture:
     if name not in VISION_AND_TEXT:
         raise InputError(
             f"no model is called {name!r}; known: {', '.join(NAMES)}, or a path to a checkpoint.",
-            f"没有名为 {name!r} 的模型;可用:{', '.join(NAMES)},或检查点文件的路径。",
+            f"没有名为 {name!r} 的模型；可用：{', '.join(NAMES)}，或检查点文件的路径。",
         )
     config: dict[str, Any] = {}
     for part in VISION_AND_TEXT[name][:2]:
@@ -102,7 +102,7 @@ def infer(state: Mapping[str, torch.Tensor]) -> Architecture:
     except KeyError as error:
         raise InputError(
             f"the checkpoint has no tensor {error}: it is not a Chinese-CLIP model.",
-            f"检查点中没有张量 {error}:这不是 Chinese-CLIP 模型。",
+            f"检查点中没有张量 {error}：这不是 Chinese-CLIP 模型。",
         ) from None
     for name in NAMES:
         known = architecture(name).config

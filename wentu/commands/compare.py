@@ -51,7 +51,7 @@ def find(known: list[dict[str, Any]], name: str) -> dict[str, Any]:
         ids = ", ".join(run["run_id"] for run in (fits or known)[-10:]) or "-"
         raise InputError(
             f"{name} names {len(fits)} runs; known: {ids}.",
-            f"{name} 对应 {len(fits)} 次运行;已有:{ids}。",
+            f"{name} 对应 {len(fits)} 次运行；已有：{ids}。",
         )
     return fits[0]
 
@@ -101,6 +101,6 @@ def side_by_side(store: Store, chosen: list[dict[str, Any]]) -> Table:
     if len(versions) > 1:
         table.caption = pick(
             "The runs were tested on different splits: figures are not comparable.",
-            "两次运行的测试集不同,数值不可比较。",
+            "两次运行的测试集不同，数值不可比较。",
         )
     return table

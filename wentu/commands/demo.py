@@ -51,7 +51,7 @@ def execute(folder: str, seed: int, epochs: int | None) -> None:
     console, root = make_console(), Path(folder)
     pictures, store = root / f"collection-{seed}", str(root / f"store-{seed}")
     console.print(
-        pick(f"Drawing 1,920 pictures into {pictures}", f"正在绘制 1,920 张图片:{pictures}")
+        pick(f"Drawing 1,920 pictures into {pictures}", f"正在绘制 1,920 张图片：{pictures}")
     )
     make_collection(pictures, seed)
     given = {
@@ -65,7 +65,7 @@ def execute(folder: str, seed: int, epochs: int | None) -> None:
     sheet = root / f"searches-{seed}.png"
     search(store, sheet, seed, console)
     console.print(
-        pick("\nAll three as pictures: ", "\n三次搜索的图片结果:") + str(sheet), soft_wrap=True
+        pick("\nAll three as pictures: ", "\n三次搜索的图片结果：") + str(sheet), soft_wrap=True
     )
     farewell(pictures, store, console)
 
@@ -100,7 +100,7 @@ def farewell(pictures: Path, store: str, console: Console) -> None:
         ),
         (
             f"wentu run --pictures {pictures} --captions {pictures} --preset demo",
-            pick("again: nothing new, skipped in seconds", "再次运行:没有新内容,几秒内跳过"),
+            pick("again: nothing new, skipped in seconds", "再次运行：没有新内容，几秒内跳过"),
         ),
         (
             "wentu run --pictures DIR --captions captions.json --model tiny --scratch",
@@ -111,7 +111,7 @@ def farewell(pictures: Path, store: str, console: Console) -> None:
             pick("compare runs in MLflow", "在 MLflow 中比较运行"),
         ),
     ]
-    console.print(pick("\nNext:", "\n接下来可以:"))
+    console.print(pick("\nNext:", "\n接下来可以："))
     for line, what in lines:
         console.print(
             f"  {line}" + (f"   [dim]# {what}[/]" if what else ""), highlight=False, soft_wrap=True

@@ -38,7 +38,7 @@ def execute(**given: Any) -> None:
     console.print(
         pick(
             f"{found.pictures:,} pictures, {found.pairs:,} training pairs.",
-            f"{found.pictures:,} 张图片,{found.pairs:,} 个训练图文对。",
+            f"{found.pictures:,} 张图片，{found.pairs:,} 个训练图文对。",
         )
     )
     table = Table(box=None, pad_edge=False)
@@ -54,7 +54,7 @@ def execute(**given: Any) -> None:
     console.print(
         pick(
             "Estimates from this machine's speed; expect them within a factor of two.",
-            "根据本机速度估算,误差可达一倍。",
+            "根据本机速度估算，误差可达一倍。",
         )
     )
 

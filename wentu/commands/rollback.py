@@ -26,7 +26,7 @@ def command() -> click.Command:
             is_flag=True,
             help=pick(
                 "Let trainings be promoted again; nothing else changes.",
-                "解除锁定,允许新训练的模型上线。",
+                "解除锁定，允许新训练的模型上线。",
             ),
         ),
         click.Option(
@@ -52,8 +52,8 @@ def execute(release: str | None, store: str | None, unpin: bool, no_refresh: boo
         pick(
             f"Release {pointer.release} is current (model {model[:12]}), pinned: trainings will "
             "not replace it until `wentu rollback --unpin`.",
-            f"当前版本 {pointer.release}(模型 {model[:12]}),已锁定:"
-            "运行 wentu rollback --unpin 之前,训练不会替换它。",
+            f"当前版本 {pointer.release}(模型 {model[:12]})，已锁定："
+            "运行 wentu rollback --unpin 之前，训练不会替换它。",
         )
     )
     if not no_refresh:

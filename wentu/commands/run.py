@@ -31,7 +31,7 @@ def run_options() -> list[click.Option]:
     ]
     names = tuple(parameters.presets())
     text = pick(
-        "A complete named run; what you give goes before it.", "预设的完整参数;您给出的优先。"
+        "A complete named run; what you give goes before it.", "预设的完整参数；您给出的优先。"
     )
     options.append(make_option("preset", str, "", text, choices=names))
     types = {
@@ -73,7 +73,7 @@ def execute(values: dict[str, Any], console: Console) -> Any:
 
     outcome = run(values, console)
     if outcome.decision == "skip":
-        console.print(pick(f"Nothing new: {outcome.reason}.", f"没有新内容:{outcome.reason}。"))
+        console.print(pick(f"Nothing new: {outcome.reason}.", f"没有新内容：{outcome.reason}。"))
         return outcome
     console.print(
         pick(

@@ -33,7 +33,7 @@ def command() -> click.Command:
             0.5,
             pick(
                 "Of the picture where both are given, 0 to 1.",
-                "同时给出文字与图片时图片的权重,0 到 1。",
+                "同时给出文字与图片时图片的权重，0 到 1。",
             ),
         ),
         make_option(

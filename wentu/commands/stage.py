@@ -30,7 +30,7 @@ WORDS = {
     "checkpoint": ("Output of finetune.", "finetune 的输出。"),
     "bundle": (
         "A model bundle: output of export_onnx, or evaluate's winner.",
-        "模型包:export_onnx 的输出或 evaluate 的优胜者。",
+        "模型包：export_onnx 的输出或 evaluate 的优胜者。",
     ),
     "winner": ("Folder to write the better bundle into.", "写入较优模型包的目录。"),
     "features": ("Output of features.", "features 的输出。"),

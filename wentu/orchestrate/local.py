@@ -52,7 +52,7 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
         raise InputError(
             f"--store {store.storage.root}: the local runner cannot work under a path that "
             "contains 'python3'; choose another folder.",
-            f"--store {store.storage.root}:本地运行器不支持含有 python3 的路径,请换一个目录。",
+            f"--store {store.storage.root}：本地运行器不支持含有 python3 的路径，请换一个目录。",
         )
     if not store.storage.exists("mlflow/ready") and tracking.keeps_own():
         console.print(pick("Preparing MLflow, once.", "正在准备 MLflow(仅首次)。"))
@@ -60,7 +60,7 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
         if not free:
             raise InputError(
                 f"another run is working on {store.place}; wait for it, or use another --store.",
-                f"另一个运行正在使用 {store.place};请等待,或使用其他 --store。",
+                f"另一个运行正在使用 {store.place}；请等待，或使用其他 --store。",
             )
         run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         folder = store.storage.path(f"runs/{run_id}")
@@ -171,10 +171,12 @@ def _failure(watch: Watch, folder: Path, error: Exception | None) -> StageError:
     view = watch.failed()
     if view is None:
         log = folder / "kfp.log"
-        return StageError(f"the run failed: {error}; see {log}.", f"运行失败:{error};详见 {log}。")
+        return StageError(
+            f"the run failed: {error}; see {log}.", f"运行失败：{error}；详见 {log}。"
+        )
     log = folder / "logs" / f"{view.name}.log"
     failure = StageError(
-        f"{view.name}: {view.error}\nLog: {log}", f"{view.name}:{view.error}\n日志:{log}"
+        f"{view.name}: {view.error}\nLog: {log}", f"{view.name}:{view.error}\n日志：{log}"
     )
     failure.exit_code = view.exit_code
     return failure

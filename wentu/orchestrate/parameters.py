@@ -24,7 +24,7 @@ HELP = {
     "captions": (
         "Captions JSON (repeat for several; names that say train, val or test are kept), a folder "
         "of them, 'names' (the file names are the captions), or 'none'.",
-        "描述 JSON(可重复;文件名中的 train、val、test 会被采用)、其所在目录、"
+        "描述 JSON(可重复；文件名中的 train、val、test 会被采用)、其所在目录、"
         "names(文件名即描述)或 none。",
     ),
     "store": ("Where everything is kept [WENTU_STORE].", "保存所有结果的仓库 [WENTU_STORE]。"),
@@ -32,7 +32,7 @@ HELP = {
         "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, or a checkpoint "
         "file; with --no-train also a bundle or a store. Default: ViT-B-16; with --no-train the "
         "current release's.",
-        "起点:tiny、ViT-B-16、ViT-L-14、ViT-L-14-336、ViT-H-14、RN50 或检查点文件;"
+        "起点：tiny、ViT-B-16、ViT-L-14、ViT-L-14-336、ViT-H-14、RN50 或检查点文件；"
         "与 --no-train 同用时也可以是模型包或仓库。默认 ViT-B-16;--no-train 时用当前版本的模型。",
     ),
 }
@@ -73,7 +73,9 @@ def preset(name: str) -> dict[str, Any]:
     known = presets()
     if name not in known:
         names = ", ".join(known)
-        raise InputError(f"--preset {name}: known are {names}.", f"--preset {name}:可用:{names}。")
+        raise InputError(
+            f"--preset {name}: known are {names}.", f"--preset {name}：可用：{names}。"
+        )
     return {key: value for key, value in known[name].items() if key in options() or key in HELP}
 
 

@@ -93,7 +93,8 @@ def _font_face(text: str) -> str:
         cutter.subset(font)
         font.save(buffer)
     code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'@font-face {{ font-family: "wentu"; src: url(data:font/otf;base64,{code}); }}\n'
+    face = 'font-family: "wentu"; unicode-range: U+2E80-10FFFF;'
+    return f"@font-face {{ {face} src: url(data:font/otf;base64,{code}); }}\n"
 
 
 def _section(section: Section) -> str:
@@ -188,8 +189,8 @@ _STYLE = """\
   --paper: #1a2129; --page: #12171d; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.6;
-  font-family: system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei",
-    "Noto Sans CJK SC", "Noto Sans SC", sans-serif, "wentu"; }
+  font-family: "wentu", system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei",
+    "Noto Sans CJK SC", "Noto Sans SC", sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
 h2 { font-size: 1.1rem; margin: 0 0 .75rem; }

@@ -54,7 +54,7 @@ class Engine:
         if current is None:
             raise InputError(
                 f"{place} has no release yet: run `wentu run` first, or name another --store.",
-                f"{place} 还没有发布版本:请先运行 wentu run,或用 --store 指定其他仓库。",
+                f"{place} 还没有发布版本：请先运行 wentu run，或用 --store 指定其他仓库。",
             )
         return cls(store, current[1])
 
@@ -73,7 +73,7 @@ class Engine:
         if picture:
             parts.append(self.bundle.encode_image([picture]) * (picture_weight if parts else 1))
         if not parts:
-            raise InputError("give a text, a picture, or both.", "请给出文字、图片,或两者。")
+            raise InputError("give a text, a picture, or both.", "请给出文字、图片，或两者。")
         vector: Features = np.sum(parts, axis=0)
         length = np.linalg.norm(vector, axis=1, keepdims=True)
         return np.asarray(vector / np.maximum(length, 1e-12), np.float32)
@@ -88,7 +88,7 @@ class Engine:
     ) -> list[Hit]:
         """The ``k`` nearest pictures, best first."""
         if k < 1:
-            raise InputError(f"-k {k}: give 1 or more.", f"-k {k}:至少为 1。")
+            raise InputError(f"-k {k}: give 1 or more.", f"-k {k}：至少为 1。")
         vector = self.query_vector(text, picture, picture_weight)
         scores, ids = ann.search(self._parts, vector, k)
         return [self._hit(int(i), float(s)) for s, i in zip(scores[0], ids[0], strict=True)]
@@ -131,5 +131,5 @@ def read_query_picture(path: str | None) -> bytes | None:
         return None
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"--picture {path}: no such file.", f"--picture {path}:文件不存在。")
+        raise InputError(f"--picture {path}: no such file.", f"--picture {path}：文件不存在。")
     return file.read_bytes()

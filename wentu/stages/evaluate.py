@@ -48,7 +48,7 @@ class Config(StageConfig):
     confidence: float = option(
         0.95,
         "Level of the bootstrap interval that must lie above 0 to replace a champion.",
-        "替换现有模型所需的自助法置信水平:区间须全部大于 0。",
+        "替换现有模型所需的自助法置信水平：区间须全部大于 0。",
     )
     resamples: int = option(2000, "Bootstrap resamples.", "自助法重采样次数。")
 
@@ -163,7 +163,7 @@ def check_overlap(bundle: Path, champion: Path | None, groups: dict[int, int]) -
         raise InputError(
             f"{len(shared):,} groups of nearly equal pictures are in the test split and in "
             "training alike; the comparison would be worthless. Put each group into one split.",
-            f"{len(shared):,} 组近似图片同时出现在测试集和训练集中,比较没有意义;"
+            f"{len(shared):,} 组近似图片同时出现在测试集和训练集中，比较没有意义；"
             "请让每组图片只属于一个划分。",
         )
     seen = len(tested & set(training_of(champion)[1])) if champion else 0
@@ -172,7 +172,7 @@ def check_overlap(bundle: Path, champion: Path | None, groups: dict[int, int]) -
     return [
         pick(
             f"the champion was trained on {seen:,} of the test groups: it has an advantage",
-            f"现有模型训练时见过 {seen:,} 组测试图片:它占有优势",
+            f"现有模型训练时见过 {seen:,} 组测试图片：它占有优势",
         )
     ]
 
@@ -191,7 +191,7 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
         )
         found["start"] = TorchEncoder(model, arch.resolution, int(origin["context_length"]))
     except (InputError, KeyError) as error:
-        stage.report.note(pick(f"start is left out: {error}", f"略去起始权重:{error}"))
+        stage.report.note(pick(f"start is left out: {error}", f"略去起始权重：{error}"))
     if champion:
         found["champion"] = BundleEncoder(Bundle(champion))
     found["candidate"] = BundleEncoder(Bundle(bundle))
@@ -269,7 +269,7 @@ def judge(
         if had_champion
         else pick(
             f"first model; mean recall {text} points against its start",
-            f"首个模型;平均召回率相对起始权重变化 {text} 个百分点",
+            f"首个模型；平均召回率相对起始权重变化 {text} 个百分点",
         )
     )
     better = interval.low > 0 or not had_champion
@@ -312,7 +312,7 @@ def write_report(
 ) -> None:
     """``report.html``, self-contained: verdict, bars, table, curves, worst queries."""
     verdict = result["verdict"]
-    said = pick("Promote: ", "采用:") if verdict["promote"] else pick("Keep: ", "保留现有模型:")
+    said = pick("Promote: ", "采用：") if verdict["promote"] else pick("Keep: ", "保留现有模型：")
     sections: list[report.Section] = [
         report.Paragraph(text=said + verdict["reason"] + ".", heading=pick("Verdict", "结论"))
     ]
@@ -321,7 +321,7 @@ def write_report(
         report.plot_recall_bars({n: s.metrics for n, s in scored.items()}, out / "recall.png")
         heading = pick(
             f"Recall on {result['pictures']:,} test pictures, {result['queries']:,} captions",
-            f"测试集召回率:{result['pictures']:,} 张图片,{result['queries']:,} 条描述",
+            f"测试集召回率：{result['pictures']:,} 张图片，{result['queries']:,} 条描述",
         )
         sections.append(report.Picture(png=out / "recall.png", text=heading, heading=heading))
         sections.append(metrics_table({name: each.metrics for name, each in scored.items()}))

@@ -145,8 +145,8 @@ def _export(
         raise QualityError(
             f"the exported model differs from the trained one: cosine {min(worst):.6f}, at least "
             f"{config.parity} is needed. Nothing is released; please report this.",
-            f"导出的模型与训练的模型不一致:余弦 {min(worst):.6f},要求至少 {config.parity}。"
-            "没有发布任何内容,请报告此问题。",
+            f"导出的模型与训练的模型不一致：余弦 {min(worst):.6f}，要求至少 {config.parity}。"
+            "没有发布任何内容，请报告此问题。",
         )
 
 

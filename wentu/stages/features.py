@@ -204,7 +204,7 @@ def embed(
         except (OSError, decoder.PictureError) as error:
             raise InputError(
                 f"{path} could be read when the run began and cannot be now ({error}); run again.",
-                f"{path} 在运行开始时可读,现在无法读取({error});请重新运行。",
+                f"{path} 在运行开始时可读，现在无法读取({error})；请重新运行。",
             ) from None
         return picture, bundle.prepare(image), decoder.thumbnail(image)
 

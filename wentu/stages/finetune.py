@@ -25,36 +25,36 @@ class Config(StageConfig):
     scratch: bool = option(
         False,
         "Start from random weights instead of pretrained ones.",
-        "从随机权重开始,而不是预训练权重。",
+        "从随机权重开始，而不是预训练权重。",
     )
     epochs: int = option(
         3,
         "Passes over the training pairs; 0: keep the starting weights.",
-        "训练轮数;0:保留起始权重。",
+        "训练轮数；0：保留起始权重。",
     )
     batch_size: int = option(64, "Pairs in a step.", "每步的图文对数。")
     learning_rate: float = option(
         2e-5,
         "Peak learning rate; 5e-4 to 1e-3 for small models from random weights.",
-        "最高学习率;小模型从随机权重训练时用 5e-4 到 1e-3。",
+        "最高学习率；小模型从随机权重训练时用 5e-4 到 1e-3。",
     )
     warmup: float = option(
         0.1,
         "Share of all steps in which the learning rate rises to its peak.",
         "学习率上升阶段占全部步数的比例。",
     )
-    weight_decay: float = option(0.05, "On matrices only.", "权重衰减,只作用于矩阵。")
+    weight_decay: float = option(0.05, "On matrices only.", "权重衰减，只作用于矩阵。")
     clip_norm: float = option(1.0, "Gradients are clipped to this norm.", "梯度裁剪的范数。")
     precision: str = option(
         "auto",
         "auto: bf16 on a GPU that has it, else fp16; fp32 on the CPU.",
-        "auto:GPU 支持时用 bf16,否则 fp16;CPU 用 fp32。",
+        "auto:GPU 支持时用 bf16，否则 fp16;CPU 用 fp32。",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     augment: bool = option(
         False,
         "Random crops of 90 to 100 % of a picture; never flips.",
-        "随机裁剪 90–100 % 的区域;不做翻转。",
+        "随机裁剪 90–100 % 的区域；不做翻转。",
     )
     seed: int = option(0, "Of order, augmentation, and random weights.", "随机种子。")
     save_seconds: float = option(

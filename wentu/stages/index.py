@@ -66,7 +66,7 @@ def index(*, catalog: Path, features: Path, out: Path, config: Config) -> None:
             raise QualityError(
                 f"the index finds {recall:.3f} of the true nearest, --min-recall is "
                 f"{config.min_recall}.",
-                f"索引只找回 {recall:.3f} 的真实近邻,低于 --min-recall {config.min_recall}。",
+                f"索引只找回 {recall:.3f} 的真实近邻，低于 --min-recall {config.min_recall}。",
             )
         ann.write_index(built, segment / "index.faiss")
         copy_catalog(catalog / CATALOG, segment / CATALOG, ids.tolist())

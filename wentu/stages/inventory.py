@@ -56,13 +56,13 @@ class Config(StageConfig):
     train: bool = option(
         True,
         "Train when there is reason to; --no-train only makes pictures searchable.",
-        "需要时训练;--no-train 只让图片可检索。",
+        "需要时训练；--no-train 只让图片可检索。",
     )
     min_new: int = option(
         -1,
         "Train again once this many pictures changed since the last training; "
         "-1: 5 % of the collection. Fewer changes only refresh the index.",
-        "自上次训练以来变化的图片达到此数才重新训练;-1:总数的 5 %。变化更少时只刷新索引。",
+        "自上次训练以来变化的图片达到此数才重新训练；-1：总数的 5 %。变化更少时只刷新索引。",
     )
 
     def check(self) -> None:
@@ -86,7 +86,7 @@ class Changes:
     def __str__(self) -> str:
         text = pick(
             f"{self.new:,} new, {self.edited:,} edited, {self.deleted:,} deleted",
-            f"新增 {self.new:,},修改 {self.edited:,},删除 {self.deleted:,}",
+            f"新增 {self.new:,}，修改 {self.edited:,}，删除 {self.deleted:,}",
         )
         return text + (pick(", captions changed", ",描述有变化") if self.captions else "")
 
@@ -305,7 +305,7 @@ def decide(
     if current is None:
         return answer("refresh", pick("first index", "首次建立索引"), use, use_digest)
     release = current[1]
-    held = pick("; pinned by a rollback: no training", ";已被回滚锁定:不训练") if pinned else ""
+    held = pick("; pinned by a rollback: no training", ";已被回滚锁定：不训练") if pinned else ""
     same = use_digest in (release.model, release.parameters.get("served_from"))
     if same and release.inventory == digest:
         reason = pick("nothing changed since the current release", "自当前版本以来没有变化")
@@ -337,7 +337,7 @@ def _why_train(
     changes = compare(rows, store.inventory(last.inventory))
     least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
     if changes.pictures >= least:
-        return pick(f"{changes} since the last training", f"自上次训练:{changes}")
+        return pick(f"{changes} since the last training", f"自上次训练：{changes}")
     if captions_of(rows) != captions_of(store.inventory(last.inventory)) and not changes.pictures:
         return pick("the captions changed since the last training", "自上次训练描述有变化")
     return ""
@@ -354,7 +354,7 @@ def _serving(store: Store, model: str) -> tuple[str, str]:
             raise InputError(
                 "there is no release yet whose model could be used: give --captions to train one, "
                 "or name a --model.",
-                "还没有可用模型的版本:请给出 --captions 以训练,或用 --model 指定模型。",
+                "还没有可用模型的版本：请给出 --captions 以训练，或用 --model 指定模型。",
             )
         return f"store:{current[1].model}", current[1].model
     bundle = find_bundle(model)
@@ -365,7 +365,7 @@ def _serving(store: Store, model: str) -> tuple[str, str]:
         raise InputError(
             f"--no-train --model {model}: it has no weights to use; name a checkpoint, a bundle "
             "or a store.",
-            f"--no-train --model {model}:它没有可用的权重;请指定检查点、模型包或仓库。",
+            f"--no-train --model {model}：它没有可用的权重；请指定检查点、模型包或仓库。",
         )
     return model, digest
 

@@ -43,7 +43,7 @@ def pack_lmdb(*, catalog: Path, tsv: Path, out: Path, config: Config) -> None:
         if not stage.counts.get("train_pairs"):
             raise InputError(
                 "the training split is empty: check the captions, or lower --test-fraction.",
-                "训练集为空:请检查描述文件,或降低 --test-fraction。",
+                "训练集为空：请检查描述文件，或降低 --test-fraction。",
             )
         link_or_copy(str(catalog / CATALOG), str(out / CATALOG))
 
@@ -53,7 +53,7 @@ def pack_split(tsv: Path, split: str, out: Path, stage: Stage) -> tuple[int, int
     if out.exists():
         raise InputError(
             f"{out} exists; an LMDB is never packed into an existing one.",
-            f"{out} 已存在;不会向已有的 LMDB 中写入。",
+            f"{out} 已存在；不会向已有的 LMDB 中写入。",
         )
     source = tsv / f"{split}_imgs.tsv"
     images = _pack_pictures(source, out / "imgs", stage, split)
@@ -117,6 +117,6 @@ def _pairs(source: Path, images: set[str]) -> Iterator[tuple[int, int, str]]:
                 raise FormatError(
                     f"{source}: the caption {text.text_id} names the picture {image}, which the "
                     "TSV lacks.",
-                    f"{source}:描述 {text.text_id} 引用的图片 {image} 不在 TSV 中。",
+                    f"{source}：描述 {text.text_id} 引用的图片 {image} 不在 TSV 中。",
                 )
             yield image, text.text_id, text.text

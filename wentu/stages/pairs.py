@@ -50,12 +50,12 @@ class Config(StageConfig):
     valid_fraction: float = option(
         0.05,
         "Share of the groups that choose the epoch, where your files name no valid split.",
-        "在您的文件没有指定验证集时,用于选择轮次的分组比例。",
+        "在您的文件没有指定验证集时，用于选择轮次的分组比例。",
     )
     test_fraction: float = option(
         0.10,
         "Share of the groups for the final comparison, where your files name no test split.",
-        "在您的文件没有指定测试集时,用于最终比较的分组比例。",
+        "在您的文件没有指定测试集时，用于最终比较的分组比例。",
     )
     max_rejected: float = option(
         0.05,
@@ -65,7 +65,7 @@ class Config(StageConfig):
     context_length: int = option(
         52,
         "Tokens of a caption, [CLS] and [SEP] included; longer ones are cut.",
-        "描述的最大词元数,含 [CLS] 与 [SEP];更长的会被截断。",
+        "描述的最大词元数，含 [CLS] 与 [SEP];更长的会被截断。",
     )
 
     def check(self) -> None:
@@ -190,8 +190,8 @@ def refuse_too_many(catalog: sqlite3.Connection, limit: float) -> None:
         raise InputError(
             f"{bad:,} of {total:,} pictures cannot be read, more than --max-rejected {limit}; the "
             f"first: {path}: {reason}. Mend or remove them, or raise --max-rejected.",
-            f"{total:,} 张图片中有 {bad:,} 张无法读取,超过 --max-rejected {limit};第一张:{path}:"
-            f"{reason}。请修复或移除它们,或调高 --max-rejected。",
+            f"{total:,} 张图片中有 {bad:,} 张无法读取，超过 --max-rejected {limit}；第一张：{path}:"
+            f"{reason}。请修复或移除它们，或调高 --max-rejected。",
         )
 
 
@@ -220,7 +220,7 @@ def add_captions(
             raise InputError(
                 f"no caption belongs to any picture under {root}; the first: {first}. Check "
                 "--pictures.",
-                f"没有任何描述对应 {root} 下的图片;第一条:{first}。请检查 --pictures。",
+                f"没有任何描述对应 {root} 下的图片；第一条：{first}。请检查 --pictures。",
             )
     return missing
 

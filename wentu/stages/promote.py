@@ -98,7 +98,7 @@ def assemble(
     if model != bundle_digest(bundle) or dimension != Bundle(bundle).dimension:
         raise QualityError(
             "the vectors were not made by the model that is to be released; run features again.",
-            "向量不是由将要发布的模型生成的,请重新运行 features。",
+            "向量不是由将要发布的模型生成的，请重新运行 features。",
         )
     store.put_model(bundle, model)
     segments = list(kept)
@@ -146,7 +146,7 @@ def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointe
         raise StaleError(
             f"pointer {now.number if now else 0} is current, this run compared with {pointer}: "
             "its comparison is stale. Run again.",
-            f"当前指针是 {now.number if now else 0},本次比较的是 {pointer}:已过期,请重新运行。",
+            f"当前指针是 {now.number if now else 0}，本次比较的是 {pointer}：已过期，请重新运行。",
         )
     pinned = bool(now and now.pinned)
     return store.publish(release.id, after=pointer, reason=reason, pinned=pinned)

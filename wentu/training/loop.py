@@ -161,7 +161,7 @@ class Trainer:
             raise QualityError(
                 f"the loss became {value} at step {at.step}; lower --learning-rate "
                 f"({plan.learning_rate}). The best weights so far are kept.",
-                f"第 {at.step} 步损失变为 {value};请降低 --learning-rate({plan.learning_rate})。"
+                f"第 {at.step} 步损失变为 {value}；请降低 --learning-rate({plan.learning_rate})。"
                 "目前最好的权重已保留。",
             )
         if at.step % 10 == 0:
@@ -255,7 +255,7 @@ class Trainer:
         if state.get("format") != FORMAT:
             raise FormatError(
                 f"{path} is of another version; remove {self.work}.",
-                f"{path} 属于其他版本,请删除 {self.work}。",
+                f"{path} 属于其他版本，请删除 {self.work}。",
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
