@@ -13,11 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from wentu.captions import caption_files
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import StageConfig, code_version, default_of, store_place
 from wentu.stages import STAGES
-from wentu.storage import portable
+from wentu.storage import collection_root, portable
 
 HELP = {
     "pictures": ("Folder of the pictures.", "图片目录。"),
@@ -93,6 +94,9 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     for stage in STAGES:
         kind = config_class(stage)
         kind(**{each.name: values[each.name] for each in fields(kind)})
+    collection_root(values["pictures"])
+    if values["captions"] not in ("names", "none"):
+        caption_files(values["captions"])
     values["pictures"] = portable(values["pictures"])
     values["store"] = portable(values["store"])
     if values["captions"] not in ("names", "none"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from wentu.clip.checkpoint import read_pt, save_atomic
 from wentu.clip.text import Tokenizer
 from wentu.errors import FormatError, QualityError
 from wentu.formats import FORMAT, PairsLmdb, batched
+from wentu.language import pick
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training.data import Batch, PairBatches, Retrieval
@@ -105,7 +106,12 @@ class Trainer:
         """Train to the end, from wherever the work folder's state stands."""
         at = self.position
         if self._restore():
-            self.report.note(f"resumed at epoch {at.epoch}, step {at.step} of {self.total}")
+            self.report.note(
+                pick(
+                    f"resumed after epoch {at.epoch}, at step {at.step} of {self.total}",
+                    f"从第 {at.epoch} 轮之后、第 {at.step}/{self.total} 步继续",
+                )
+            )
         elif self.plan.epochs:
             self._end_epoch(loss=None)
         while at.epoch < self.plan.epochs:
@@ -198,12 +204,9 @@ class Trainer:
             self._save_best()
         tracked = {f"valid/{name}": value for name, value in metrics.items()}
         self.tracker.metrics(tracked | ({"epoch_loss": loss} if loss is not None else {}), at.step)
-        said = f"epoch {at.epoch}: " + (f"loss {loss:.3f}, " if loss is not None else "")
         self._save()
         self.report.emit("epoch", **row)
-        self.report.note(
-            said + (f"valid mean recall {recall:.3f}" if metrics else "no valid split")
-        )
+        self.report.note(describe(row))
 
     def _encode(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return self._encode_pictures, self._encode_texts
@@ -270,6 +273,18 @@ class Trainer:
         """Put the best weights so far into the model."""
         if (self.work / "best.pt").exists():
             self.model.load_state_dict(read_pt(self.work / "best.pt"))
+
+
+def describe(row: Mapping[str, float]) -> str:
+    """One row of the history, for a person."""
+    parts = [pick(f"epoch {row['epoch']:.0f}", f"第 {row['epoch']:.0f} 轮")]
+    if "loss" in row:
+        parts.append(pick(f"loss {row['loss']:.3f}", f"损失 {row['loss']:.3f}"))
+    if "recall" in row:
+        parts.append(
+            pick(f"valid mean recall {row['recall']:.3f}", f"验证集平均召回率 {row['recall']:.3f}")
+        )
+    return " · ".join(parts)
 
 
 def score_split(model: Any, split: Path, encoders: Callable[[], Any]) -> dict[str, float]:
