@@ -28,6 +28,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 SPLITS = {"train": range(14), "valid": range(14, 18), "test": range(18, 24)}
 """Numbers of the pictures in each file of ``small_collection``; fewer than 10 in test."""
 
+FOR_TESTS = ("WENTU_TEST_DATA", "WENTU_UPDATE_DOCS")
+"""Settings of the tests themselves, which a clean environment keeps."""
+
 Row = dict[str, Any]
 Draw = Callable[[Path, Iterable[int]], list[Row]]
 
@@ -39,7 +42,7 @@ def clean(patch: pytest.MonkeyPatch, weights: Path) -> None:
     """Nothing of the user's settings, English, and no pretrained weights."""
     set_language(None)
     for name in list(os.environ):
-        if name.startswith(("WENTU_", "MLFLOW_")) and name != "WENTU_TEST_DATA":
+        if name.startswith(("WENTU_", "MLFLOW_")) and name not in FOR_TESTS:
             patch.delenv(name)
     for name in ("LC_ALL", "LC_MESSAGES", "LANGUAGE"):
         patch.delenv(name, raising=False)

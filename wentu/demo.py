@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Point = tuple[float, float]
 
-SHAPES = ("圆形", "正方形", "三角形", "五角星", "心形", "月牙")
+SHAPES = ("圆形", "正方形", "三角形", "十字", "心形", "月牙")
 COLOURS = {  # hue in degrees, saturation, value
     "红色": (0, 0.90, 0.85),
     "橙色": (28, 0.95, 0.98),
@@ -34,13 +34,13 @@ COLOURS = {  # hue in degrees, saturation, value
     "紫色": (280, 0.70, 0.70),
     "粉色": (335, 0.38, 1.00),
 }
-SIZES = {"小": 0.12, "大": 0.21}  # half the shape's extent, as a fraction of the picture's side
+SIZES = {"小": 0.13, "大": 0.23}  # half the shape's extent, as a fraction of the picture's side
 PLACES = {
-    "左上角": (0.29, 0.29),
-    "右上角": (0.71, 0.29),
+    "左上角": (0.3, 0.3),
+    "右上角": (0.7, 0.3),
     "中间": (0.5, 0.5),
-    "左下角": (0.29, 0.71),
-    "右下角": (0.71, 0.71),
+    "左下角": (0.3, 0.7),
+    "右下角": (0.7, 0.7),
 }
 BACKGROUNDS = {
     "白色": (0, 0.0, 0.98),
@@ -49,7 +49,7 @@ BACKGROUNDS = {
     "棕色": (25, 0.60, 0.40),
 }
 WORDINGS = (
-    "{background}背景上，{place}有一个{size}的{colour}{shape}",
+    "{background}背景，{place}有一个{size}的{colour}{shape}",
     "一个{size}{colour}{shape}，位于{background}画面的{place}",
     "{place}的{colour}{shape}，{size}号，{background}底",
     "画着{colour}的{size}{shape}，在{place}，背景是{background}",
@@ -92,11 +92,15 @@ def _rgb(hsv: tuple[float, float, float], rng: random.Random) -> tuple[int, int,
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _star() -> Iterator[Point]:
-    for corner in range(10):
-        radius = 1.1 if corner % 2 == 0 else 0.46
-        angle = math.pi * (corner / 5 - 0.5)
-        yield radius * math.cos(angle), radius * math.sin(angle)
+def _cross() -> Iterator[Point]:
+    """A plus with arms a third as thick as it is wide."""
+    thin, wide = 0.36, 1.05
+    quarter = [(thin, -wide), (thin, -thin), (wide, -thin)]
+    for turn in range(4):
+        for x, y in quarter:
+            for _ in range(turn):
+                x, y = -y, x
+            yield x, y
 
 
 def _heart() -> Iterator[Point]:
@@ -111,19 +115,22 @@ def _moon() -> Iterator[Point]:
     """The outer arc of one circle, closed by the arc of a second one that covers it."""
     for step in range(41):
         angle = math.radians(50 + 260 * step / 40)
-        yield 1.08 * math.cos(angle) + 0.2, 1.08 * math.sin(angle)
+        yield 1.02 * math.cos(angle) + 0.15, 1.02 * math.sin(angle)
     for step in range(41):
         angle = math.radians(285 - 210 * step / 40)
-        yield 0.86 * math.cos(angle) + 0.67, 0.86 * math.sin(angle)
+        yield 0.81 * math.cos(angle) + 0.6, 0.81 * math.sin(angle)
+
+
+def _circle() -> Iterator[Point]:
+    for step in range(60):
+        yield math.cos(math.pi * step / 30), math.sin(math.pi * step / 30)
 
 
 OUTLINES: dict[str, Callable[[], Iterator[Point]]] = {
-    "圆形": lambda: (
-        (math.cos(math.pi * step / 30), math.sin(math.pi * step / 30)) for step in range(60)
-    ),
+    "圆形": _circle,
     "正方形": lambda: iter([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
     "三角形": lambda: iter([(0.0, -1.05), (1.05, 0.85), (-1.05, 0.85)]),
-    "五角星": _star,
+    "十字": _cross,
     "心形": _heart,
     "月牙": _moon,
 }
@@ -134,7 +141,8 @@ def draw(combination: Combination, rng: random.Random) -> Image.Image:
     from PIL import Image, ImageDraw
 
     side = 2 * SIDE
-    picture = Image.new("RGB", (side, side), _rgb(BACKGROUNDS[combination.background], rng))
+    background = _rgb(BACKGROUNDS[combination.background], rng)
+    picture = Image.new("RGB", (side, side), background)
     left, top = PLACES[combination.place]
     centre_x = (left + rng.uniform(-0.03, 0.03)) * side
     centre_y = (top + rng.uniform(-0.03, 0.03)) * side

@@ -93,7 +93,7 @@ def farewell(pictures: Path, store: str, console: Console) -> None:
     """What to type next."""
     lines = [
         (f"export WENTU_STORE={store}", ""),
-        ('wentu search "红色五角星" -k 5 --sheet found.png', pick("search by text", "以文搜图")),
+        ('wentu search "红色月牙" -k 5 --sheet found.png', pick("search by text", "以文搜图")),
         (
             f"wentu search --picture {pictures}/pictures/0000.png",
             pick("search by picture", "以图搜图"),

@@ -1,0 +1,263 @@
+"""evaluate: what would be served, on the test split; the better of the two is handed on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wentu import retrieval
+from wentu.clip.bundle import Bundle, bundle_digest
+from wentu.errors import InputError
+from wentu.formats import PairsLmdb, read_manifest
+from wentu.retrieval import Ranks
+from wentu.stages import evaluate as stage
+from wentu.stages.evaluate import Config, Scored, clusters_of, evaluate, judge, split_version
+from wentu.store import Store
+from wentu.training.data import Retrieval
+
+
+def call(built: Any, tmp_path: Path, **changed: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "lmdb": built.lmdb,
+        "bundle": built.bundle,
+        "store": built.store,
+        "out": tmp_path / "evaluation",
+        "winner": tmp_path / "winner",
+        "config": Config(resamples=200),
+    }
+    evaluate(**given | changed)
+    value: dict[str, Any] = json.loads((given["out"] / "evaluation.json").read_text("utf-8"))
+    return value
+
+
+def result_of(built: Any) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((built.evaluation / "evaluation.json").read_text("utf-8"))
+    return value
+
+
+# --- what it writes ---------------------------------------------------------------------------
+
+
+def test_figures_plots_and_the_report_are_written(built: Any) -> None:
+    names = {path.name for path in built.evaluation.iterdir()}
+    assert names >= {"evaluation.json", "report.html", "recall.png", "curves.png", "manifest.json"}
+    page = (built.evaluation / "report.html").read_text("utf-8")
+    assert page.count("data:image/png;base64") == 2
+    assert "://" not in page
+    manifest = read_manifest(built.evaluation, "evaluate")
+    assert manifest.inputs["candidate"] == bundle_digest(built.bundle)
+    result = result_of(built)
+    assert manifest.counts["candidate_mean_recall"] == result["metrics"]["candidate"]["mean_recall"]
+
+
+def test_what_is_measured_is_the_bundle_over_the_whole_split(built: Any) -> None:
+    """Again by hand, with the retrieval figures' own module."""
+    with PairsLmdb(built.lmdb / "test") as split:
+        pairs = split.pairs()
+        images = sorted({image for image, _, _ in pairs})
+        texts = sorted({text for _, _, text in pairs})
+        files = [split.picture(image) for image in images]
+    right = {(images.index(image), texts.index(text)) for image, _, text in pairs}
+    bundle = Bundle(built.bundle)
+    image, text = bundle.encode_image(files), bundle.encode_text(texts)
+    of_text = [np.array([i for i, t in right if t == n]) for n in range(len(texts))]
+    of_image = [np.array([t for i, t in right if i == n]) for n in range(len(images))]
+    expected = retrieval.summarize(
+        retrieval.rank(text, image, of_text), retrieval.rank(image, text, of_image)
+    )
+    result = result_of(built)
+    assert result["metrics"]["candidate"] == pytest.approx(expected)
+    assert (result["queries"], result["pictures"]) == (len(texts), len(images)) == (12, 6)
+
+
+def test_mistake_11_a_gallery_of_fewer_than_10_pictures_is_evaluated(built: Any) -> None:
+    result = result_of(built)
+    assert result["pictures"] == 6
+    for metrics in result["metrics"].values():
+        assert metrics["text_to_image/recall@10"] == 1.0
+        assert 0 <= metrics["text_to_image/recall@1"] <= metrics["text_to_image/recall@5"] <= 1
+
+
+def test_the_first_model_is_compared_with_its_start_and_handed_on(built: Any) -> None:
+    result = result_of(built)
+    assert set(result["metrics"]) == {"start", "candidate"}
+    assert result["verdict"]["promote"] is True
+    assert result["verdict"]["against"] == "start"
+    assert result["champion"] == ""
+    assert result["winner"] == result["candidate"] == bundle_digest(built.winner)
+
+
+# --- against a champion -----------------------------------------------------------------------
+
+
+def test_an_equal_candidate_does_not_replace_the_champion(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    result = call(built, tmp_path, store=store, pointer=1)
+    assert list(result["metrics"]) == ["start", "champion", "candidate"]
+    assert result["metrics"]["champion"] == result["metrics"]["candidate"]
+    verdict = result["verdict"]
+    assert (verdict["promote"], verdict["against"]) == (False, "champion")
+    assert verdict["interval"]["mean"] == 0.0
+    assert result["winner"] == result["champion"] == bundle_digest(tmp_path / "winner")
+
+
+def test_the_split_is_known_by_its_content(built: Any, store: str, tmp_path: Path) -> None:
+    task, groups = stage.test_split(built.lmdb)
+    assert split_version(task) == result_of(built)["split_version"]
+    assert set(groups) == set(task.image_ids)
+    other = Retrieval.of([(1, 1, "狗"), (2, 2, "猫")])
+    moved = Retrieval.of([(1, 1, "狗"), (2, 1, "狗"), (2, 2, "猫")])
+    assert len({split_version(task), split_version(other), split_version(moved)}) == 3
+
+
+def test_a_test_split_that_was_trained_on_is_refused(built: Any, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    groups = sorted(stage.test_split(built.lmdb)[1].values())
+    (bundle / "training_groups.json").write_text(json.dumps(groups[:2]))
+    with pytest.raises(InputError, match="2 groups of nearly equal pictures are in the test split"):
+        call(built, tmp_path, bundle=bundle)
+    assert not (tmp_path / "evaluation" / "manifest.json").exists()
+
+
+def test_a_champion_that_was_trained_on_it_is_said_to_have_an_advantage(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    groups = sorted(stage.test_split(built.lmdb)[1].values())
+    champion = Store(store).model(result_of(built)["winner"])
+    (champion / "training_groups.json").write_text(json.dumps(groups[:3]))
+    result = call(built, tmp_path, store=store, pointer=1)
+    assert result["notes"] == [
+        "the champion was trained on 3 of the test groups: it has an advantage"
+    ]
+    assert result["notes"][0] in (tmp_path / "evaluation" / "report.html").read_text("utf-8")
+
+
+def test_without_a_test_split_a_champion_stays_and_a_first_model_is_handed_on(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    lmdb = Path(shutil.copytree(built.lmdb, tmp_path / "lmdb"))
+    shutil.rmtree(lmdb / "test")
+    manifest = json.loads((lmdb / "manifest.json").read_text())
+    manifest["counts"]["test_pairs"] = 0
+    (lmdb / "manifest.json").write_text(json.dumps(manifest))
+    first = call(built, tmp_path, lmdb=lmdb, store=store)
+    assert first["verdict"]["promote"] is True
+    later = call(built, tmp_path, lmdb=lmdb, store=store, pointer=1)
+    assert later["verdict"]["promote"] is False
+    assert later["verdict"]["reason"] == "there is no test split to compare on"
+    assert later["metrics"] == {}
+
+
+def test_a_start_that_is_gone_is_left_out(built: Any, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    info = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    info["training"] |= {"model": str(tmp_path / "gone.pt"), "scratch": False}
+    (bundle / "bundle.json").write_text(json.dumps(info), "utf-8")
+    result = call(built, tmp_path, bundle=bundle)
+    assert list(result["metrics"]) == ["candidate"]
+    assert result["verdict"]["promote"] is True
+
+
+# --- the verdict ------------------------------------------------------------------------------
+
+
+def ranks(best: list[int]) -> Ranks:
+    return Ranks(best=np.array(best), average_precision=1 / np.array(best))
+
+
+def scored(best: list[int]) -> Scored:
+    """A model that ranks each of ``best`` the same from either side."""
+    both = ranks(best)
+    metrics = retrieval.summarize(both, both)
+    return Scored(
+        metrics=metrics, text_to_image=both, image_to_text=both, first=np.zeros(len(best), int)
+    )
+
+
+TASK = Retrieval.of([(number, 100 + number, str(number)) for number in range(40)])
+GROUPS = {number: number for number in range(40)}
+
+
+@pytest.mark.parametrize(
+    ("champion", "candidate", "promote"),
+    [
+        ([20] * 40, [1] * 40, True),
+        ([1] * 40, [20] * 40, False),
+        ([3] * 40, [3] * 40, False),
+        ([1, 20] * 20, [20, 1] * 20, False),  # as good, on other queries
+        ([20] * 30 + [1] * 10, [1] * 40, True),
+        ([20] + [1] * 39, [1] * 40, False),  # one query better: no certainty
+    ],
+)
+def test_a_champion_is_replaced_only_by_what_is_better_beyond_doubt(
+    champion: list[int], candidate: list[int], promote: bool
+) -> None:
+    models = {"champion": scored(champion), "candidate": scored(candidate)}
+    verdict = judge(models, TASK, GROUPS, Config(), had_champion=True)
+    assert verdict["promote"] is promote
+    interval = verdict["interval"]
+    assert interval["low"] <= interval["mean"] <= interval["high"]
+    assert promote == (interval["low"] > 0)
+    gain = models["candidate"].metrics["mean_recall"] - models["champion"].metrics["mean_recall"]
+    assert interval["mean"] == pytest.approx(gain)
+
+
+def test_pictures_of_one_group_are_one_witness() -> None:
+    """30 of 40 better convinces where each stands alone, and not where all 30 are one burst."""
+    models = {"champion": scored([20] * 30 + [1] * 10), "candidate": scored([1] * 40)}
+    burst = {number: 0 if number < 30 else number for number in range(40)}
+    assert judge(models, TASK, GROUPS, Config(), had_champion=True)["promote"]
+    assert not judge(models, TASK, burst, Config(), had_champion=True)["promote"]
+
+
+def test_both_directions_count_half_however_many_captions_there_are() -> None:
+    """Two pictures, six captions: only the pictures' own queries improve."""
+    task = Retrieval.of([(n % 2, n, str(n)) for n in range(6)])
+    same, worse, better = ranks([1] * 6), ranks([20, 20]), ranks([1, 1])
+    first = np.zeros(6, int)
+    models = {
+        name: Scored(metrics={}, text_to_image=same, image_to_text=back, first=first)
+        for name, back in (("champion", worse), ("candidate", better))
+    }
+    verdict = judge(models, task, {0: 0, 1: 1}, Config(), had_champion=True)
+    assert verdict["interval"]["mean"] == pytest.approx(0.5)
+
+
+def test_a_first_model_is_handed_on_and_its_figures_are_said() -> None:
+    models = {"start": scored([1] * 40), "candidate": scored([20] * 40)}
+    verdict = judge(models, TASK, GROUPS, Config(), had_champion=False)
+    assert verdict["promote"] is True
+    assert "-100.0" in verdict["reason"]
+
+
+def test_queries_are_resampled_with_the_group_of_their_picture() -> None:
+    task = Retrieval.of([(5, 1, "狗"), (5, 2, "黑狗"), (9, 3, "猫"), (7, 3, "猫")])
+    clusters = clusters_of(task, {5: 50, 7: 70, 9: 70})
+    assert clusters.tolist() == [50, 50, 70, 50, 70, 70]
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_pointer_is_named(built: Any, store: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the store has no pointer 7"):
+        call(built, tmp_path, store=store, pointer=7)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"confidence": 1.0}, r"--confidence 1\.0: give a level from 0\.5 to below 1"),
+        ({"confidence": 0.1}, r"--confidence 0\.1: give a level"),
+        ({"resamples": 10}, "--resamples 10: give 100 or more"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Config(**wrong)

@@ -1,0 +1,212 @@
+"""promote: a whole new release becomes current, or nothing changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wentu.clip.bundle import bundle_digest
+from wentu.errors import QualityError, StaleError
+from wentu.formats import file_sha256, read_manifest
+from wentu.stages.promote import Config, promote
+from wentu.store import Pointer, Release, Store
+
+Refresh = Callable[..., Any]
+
+
+def again(run: Any, store: str, out: Path, **changed: Any) -> dict[str, Any]:
+    """Promote the outputs of ``run`` once more; returns release.json."""
+    given: dict[str, Any] = {
+        "catalog": run.catalog,
+        "bundle": run.winner,
+        "index": run.index,
+        "store": store,
+        "inventory": run.answer.inventory,
+        "config": Config(),
+        "evaluation": run.evaluation,
+        "attempt": run.answer.attempt,
+        "pictures": str(run.collection),
+        "captions": run.captions,
+    }
+    promote(**given | changed, out=out)
+    value: dict[str, Any] = json.loads((out / "release.json").read_text())
+    return value
+
+
+def current(store: str) -> tuple[Pointer, Release]:
+    found = Store(store).current()
+    assert found is not None
+    return found
+
+
+# --- what it writes ---------------------------------------------------------------------------
+
+
+def test_a_release_is_current_and_whole(built: Any) -> None:
+    pointer, release = current(built.store)
+    assert (pointer.number, pointer.reason, pointer.pinned) == (1, "train", False)
+    written = json.loads((built.promoted / "release.json").read_text())
+    assert written == {"release": release.id, "pointer": 1}
+    assert release.model == bundle_digest(built.winner)
+    assert release.inventory == built.answer.inventory
+    assert (release.pictures, release.dimension) == (24, 128)
+    assert release.parameters == {"pictures": str(built.collection), "captions": built.captions}
+    manifest = read_manifest(built.promoted, "promote")
+    assert manifest.counts == {"release": release.id, "pictures": 24}
+
+
+def test_a_release_names_every_file_with_its_digest(built: Any) -> None:
+    store = Store(built.store)
+    _, release = current(built.store)
+    store.verify(release)
+    folders = [store.model(release.model), *(store.segment(s.digest) for s in release.segments)]
+    files = [p for folder in folders for p in folder.rglob("*") if p.name != "manifest.json"]
+    keys = {path.relative_to(store.storage.root).as_posix() for path in files}
+    assert release.files.keys() == keys
+    names = {Path(key).name for key in keys}
+    assert names >= {"bundle.json", "text.onnx", "image.onnx", "tokenizer.json"}
+    assert names >= {"vectors.npy", "ids.npy", "catalog.sqlite", "index.faiss"}
+    for key, digest in release.files.items():
+        assert file_sha256(store.storage.root / key) == digest
+
+
+def test_a_release_carries_the_figures_of_its_model(built: Any) -> None:
+    _, release = current(built.store)
+    result = json.loads((built.evaluation / "evaluation.json").read_text("utf-8"))
+    assert release.metrics == result["metrics"]["candidate"]
+    assert release.split_version == result["split_version"]
+
+
+def test_the_training_has_come_to_its_verdict(built: Any) -> None:
+    assert Store(built.store).attempt_ended()
+
+
+# --- refresh ----------------------------------------------------------------------------------
+
+
+def test_a_refresh_adds_a_segment_and_hands_the_figures_on(
+    built: Any, collection: Path, store: str, refresh: Refresh, draw: Any
+) -> None:
+    _, before = current(store)
+    draw(collection, [200, 201])
+    run = refresh(collection, store, pointer=1)
+    pointer, release = current(store)
+    assert (pointer.number, pointer.reason) == (2, "refresh")
+    assert release.segments[0] == before.segments[0]
+    assert len(release.segments) == 2
+    assert (release.pictures, release.model) == (26, before.model)
+    assert (release.metrics, release.split_version) == (before.metrics, before.split_version)
+    assert release.inventory == run.answer.inventory != before.inventory
+    Store(store).verify(release)
+    Store(store).verify(before)  # the old one stays whole, for a rollback
+
+
+def test_a_deleted_picture_gives_a_release_without_a_new_segment(
+    collection: Path, store: str, refresh: Refresh
+) -> None:
+    (collection / "pictures/0003.png").unlink()
+    refresh(collection, store, pointer=1)
+    _, release = current(store)
+    assert release.pictures == 23
+    assert len(release.segments) == 1
+    assert len(release.segments[0].tombstones) == 1
+
+
+def test_a_pin_outlives_a_refresh(
+    collection: Path, store: str, refresh: Refresh, draw: Any
+) -> None:
+    pointer, _ = current(store)
+    Store(store).publish(pointer.release, after=1, reason="rollback", pinned=True)
+    draw(collection, [200])
+    refresh(collection, store, pointer=2)
+    pointer, release = current(store)
+    assert (pointer.number, pointer.pinned, release.pictures) == (3, True, 25)
+
+
+# --- twice, at once, cut off ------------------------------------------------------------------
+
+
+def test_promoting_twice_changes_nothing(built: Any, store: str, tmp_path: Path) -> None:
+    before = sorted(p for p in Path(store).rglob("*") if "locks" not in p.parts)
+    pointer, release = current(store)
+    for number in range(2):
+        found = again(built, store, tmp_path / f"{number}")
+        assert found == {"release": release.id, "pointer": 1}
+    assert sorted(p for p in Path(store).rglob("*") if "locks" not in p.parts) == before
+    assert current(store) == (pointer, release)
+
+
+@pytest.mark.parametrize(
+    "lost", ["pointer", "pointer releases", "pointer releases models segments"]
+)
+def test_a_promotion_that_was_cut_off_ends_in_the_same_release(
+    built: Any, store: str, tmp_path: Path, lost: str
+) -> None:
+    _, release = current(store)
+    for name in lost.split():
+        shutil.rmtree(Path(store) / name)
+    assert again(built, store, tmp_path / "again") == {"release": release.id, "pointer": 1}
+    assert current(store)[1] == release
+    Store(store).verify(release)
+
+
+def test_a_pointer_that_moved_meanwhile_makes_the_comparison_stale(
+    built: Any, collection: Path, store: str, refresh: Refresh, draw: Any, tmp_path: Path
+) -> None:
+    draw(collection, [200])
+    run = refresh(collection, store, pointer=1)
+    before = current(store)
+    assert before[0].number == 2
+    draw(collection, [201])
+    with pytest.raises(StaleError, match="pointer 2 is current, this run compared with 1"):
+        refresh(collection, store, pointer=1)
+    assert current(store) == before
+    with pytest.raises(StaleError, match="pointer 2 is current, this run compared with 0"):
+        again(built, store, tmp_path / "old")
+    assert current(store) == before
+    assert not (tmp_path / "old" / "manifest.json").exists()
+    done = again(run, store, tmp_path / "same", evaluation=None, pointer=1, use="store:x")
+    assert done == {"release": before[1].id, "pointer": 2}  # its own, done already
+
+
+def test_a_training_that_lost_the_race_has_no_verdict(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    vault = Store(store)
+    attempt = vault.last_attempt()
+    assert attempt is not None
+    number = vault.record_attempt(replace(attempt, settings="others"))
+    name = vault.write_release(replace(current(store)[1], pictures=1))
+    vault.publish(name, after=1, reason="refresh")
+    with pytest.raises(StaleError):
+        again(built, store, tmp_path / "out", attempt=number)
+    assert not vault.attempt_ended()
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+def test_vectors_of_another_model_are_refused(built: Any, store: str, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(built.winner, tmp_path / "other"))
+    info = json.loads((other / "bundle.json").read_text("utf-8"))
+    (other / "bundle.json").unlink()
+    (other / "bundle.json").write_text(json.dumps(info | {"epoch": 99}), "utf-8")
+    before = current(store)
+    with pytest.raises(QualityError, match="vectors were not made by the model that is to be"):
+        again(built, store, tmp_path / "out", bundle=other, pointer=1)
+    assert current(store) == before
+    assert list(Store(store).storage.list("models")) == [before[1].model]
+
+
+def test_a_model_named_by_the_user_is_remembered_so_that_again_is_no_change(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    use = {"use": "any.pt", "use_digest": "d" * 64}
+    again(built, store, tmp_path / "out", evaluation=None, pointer=1, **use)
+    assert current(store)[1].parameters["served_from"] == "d" * 64

@@ -1,0 +1,247 @@
+"""The command line: help in both languages, and one sentence for a mistake of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from wentu import cli
+from wentu.errors import InputError
+from wentu.orchestrate import parameters
+from wentu.stages import STAGES
+
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+@pytest.fixture(autouse=True)
+def _no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line looks for --lang among the words of the process."""
+    monkeypatch.setattr(sys, "argv", ["wentu", "--help"])
+
+
+def wentu(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from wentu.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
+def commands() -> dict[str, click.Command]:
+    group = cli.build()
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
+# --- help -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_lists_every_command(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WENTU_LANG", language)
+    shown = CliRunner().invoke(cli.build(), ["--help"])
+    assert shown.exit_code == 0
+    for name, (_, en, zh) in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +\S", shown.output, re.MULTILINE), name
+        about = " ".join((en if language == "en" else zh).split())
+        assert about[:20] in shown.output
+    assert bool(CHINESE.search(shown.output)) == (language == "zh")
+
+
+def test_without_a_word_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["wentu"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = "".join(capsys.readouterr())
+    assert "Start with: wentu demo" in shown
+    assert all(name in shown for name in cli.COMMANDS)
+
+
+def test_commands_are_the_stages_and_what_is_beside_them() -> None:
+    assert [name for name, (module, *_) in cli.COMMANDS.items() if not module] == list(STAGES)
+    assert commands().keys() == cli.COMMANDS.keys()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_has_help_on_every_option(
+    name: str, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_LANG", language)
+    shown = CliRunner().invoke(cli.build(), [name, "--help"])
+    assert shown.exit_code == 0
+    for each in commands()[name].params:
+        if isinstance(each, click.Option):
+            assert each.help, f"{name} {each.opts[0]} has no help"
+            assert bool(CHINESE.search(each.help)) == (language == "zh"), (name, each.opts[0])
+            assert each.opts[0] in shown.output
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_of_a_stage_is_an_option_of_its_command_and_of_run(name: str) -> None:
+    known = {option.name for option in commands()[name].params}
+    run = {option.name for option in commands()["run"].params}
+    names = {each.name for each in fields(parameters.config_class(name))}
+    assert names <= known
+    assert names <= run
+
+
+def test_a_stage_may_be_written_with_a_hyphen() -> None:
+    assert CliRunner().invoke(cli.build(), ["pack-lmdb", "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("words", [["--lang", "zh", "--help"], ["--lang=zh", "search", "--help"]])
+def test_the_language_can_be_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wentu", *words])
+    shown = CliRunner().invoke(cli.build(), words)
+    assert shown.exit_code == 0
+    assert CHINESE.search(shown.output)
+
+
+# --- a mistake of the user's ------------------------------------------------------------------
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], sentence: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(rf"(Error: |错误.)[^\n]*{sentence}[^\n]*\n", done.stderr), done.stderr
+
+
+def test_searching_before_a_run_is_one_sentence_and_status_2(tmp_path: Path) -> None:
+    done = wentu("search", "黑狗", "--store", "none", cwd=tmp_path)
+    assert_one_sentence(done, "none has no release yet: run `wentu run` first")
+    done = wentu("search", "黑狗", "--store", "none", cwd=tmp_path, WENTU_LANG="zh")
+    assert_one_sentence(done, "还没有发布版本")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_mistake_in_a_stage_is_one_sentence_and_status_2(tmp_path: Path) -> None:
+    words = ["--pictures", "nowhere", "--captions", "none", "--out", "out", "--store", "store"]
+    done = wentu("inventory", *words, cwd=tmp_path)
+    assert_one_sentence(done, "--pictures nowhere: no such folder")
+
+
+def in_process(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[Any, str]:
+    """(exit status, what was said on stderr) of ``main``."""
+    monkeypatch.setattr(sys, "argv", ["wentu", *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*STAGES, "run", "plan"])
+def test_a_command_without_its_options_names_what_is_missing(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, said = in_process([name], monkeypatch, capsys)
+    assert status == 2
+    assert "--" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["finetune", "--epochs", "-1", "--lmdb", "x", "--model", "tiny", "--out", "o"],
+            "--epochs -1",
+        ),
+        (["finetune", "--epochs", "many"], "'many' is not a valid integer"),
+        (
+            ["run", "--pictures", "x", "--valid-fraction", "0.9", "--test-fraction", "0.2"],
+            "leaves no",
+        ),
+        (["run", "--pictures", "x", "--precision", "int8"], "'int8' is not one of"),
+        (["run", "--pictures", "nowhere"], "--pictures nowhere: no such folder"),
+        (["run", "--pictures", "s3://bucket/x"], "s3:// is not supported"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["run", "--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_values_are_named(
+    words: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WENTU_TRACKING", "off")
+    status, said = in_process(words, monkeypatch, capsys)
+    assert status == 2
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_preset_lists_the_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--pictures", "x", "--preset", "nope"]
+    status, said = in_process(words, monkeypatch, capsys)
+    assert status == 2
+    assert all(name in said for name in parameters.presets())
+    with pytest.raises(InputError, match="--preset nope: known are demo"):
+        parameters.preset("nope")
+
+
+# --- commands that work -----------------------------------------------------------------------
+
+
+def test_a_stage_by_hand_writes_its_output(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["index", "--catalog", str(built.catalog), "--features", str(built.features)]
+    status, _ = in_process([*words, "--out", str(tmp_path / "out")], monkeypatch, capsys)
+    assert status == 0
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+def test_search_prints_json_with_ids_that_every_reader_keeps(built: Any) -> None:
+    words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--json"]
+    shown = CliRunner().invoke(cli.build(), words)
+    assert shown.exit_code == 0
+    rows = json.loads(shown.output)
+    assert len(rows) == 3
+    assert all(isinstance(row["id"], str) and row["id"].isdigit() for row in rows)
+    assert all((built.collection / row["paths"][0]).is_file() for row in rows)
+
+
+def test_search_draws_a_sheet(built: Any, tmp_path: Path) -> None:
+    sheet = tmp_path / "found.png"
+    words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--sheet", str(sheet)]
+    assert CliRunner().invoke(cli.build(), words).exit_code == 0
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_changes_nothing_and_says_what_a_run_would_do(built: Any, tmp_path: Path) -> None:
+    words = ["plan", "--pictures", str(built.collection), "--captions", str(built.collection)]
+    words += ["--preset", "demo", "--store", str(tmp_path / "store")]
+    shown = CliRunner().invoke(cli.build(), words)
+    assert shown.exit_code == 0, shown.output
+    assert "train" in shown.output
+    assert "24 pictures, 28 training pairs" in shown.output
+    for name in ("attempts", "pointer", "splits", "inventories"):
+        assert not (tmp_path / "store" / name).exists()
