@@ -26,8 +26,9 @@ SMALL: dict[str, Any] = TINY | {
     "text_num_attention_heads": 1,
     "text_attention_probs_dropout_prob": 0.1,
     "text_hidden_dropout_prob": 0.1,
+    "text_initializer_range": 0.02,
 }
-"""Head widths (64) and dropout are Chinese-CLIP's own, which no tensor's shape tells."""
+"""Head widths, dropout and spread are Chinese-CLIP's own, which no tensor's shape tells."""
 
 State = dict[str, torch.Tensor]
 
