@@ -72,7 +72,7 @@ def search(parts: Sequence[Part], queries: Vectors, k: int) -> tuple[Vectors, Id
         want = min(k + len(part.dead), len(part.ids))
         if want == 0:
             continue
-        score, row = part.index.search(np.ascontiguousarray(queries), want)
+        score, row = _nearest(part, np.ascontiguousarray(queries), want)
         found = part.ids[row]
         if part.dead:
             score = np.where(np.isin(found, list(part.dead)), -np.inf, score)
@@ -84,6 +84,17 @@ def search(parts: Sequence[Part], queries: Vectors, k: int) -> tuple[Vectors, Id
     score_of, id_of = np.concatenate(scores, axis=1), np.concatenate(ids, axis=1)
     order = np.lexsort((id_of, -score_of), axis=1)[:, : min(k, alive)]
     return np.take_along_axis(score_of, order, 1), np.take_along_axis(id_of, order, 1)
+
+
+def _nearest(part: Part, queries: Vectors, least: int) -> tuple[Vectors, Ids]:
+    """The best ``least`` rows, and whatever ties with the last of them."""
+    want = least
+    while True:
+        want = min(want + 1, len(part.ids))
+        score, row = part.index.search(queries, want)
+        if want == len(part.ids) or (score[:, least - 1] > score[:, -1]).all():
+            return score, row
+        want *= 2
 
 
 def exact_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 200) -> float:

@@ -6,6 +6,7 @@ one file or several; ``names`` (the file name is the caption); ``none``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from wentu.errors import FormatError, InputError
 from wentu.formats import read_json
 from wentu.storage import local_path
 
-SPLIT_WORDS = {"train": "train", "val": "valid", "valid": "valid", "dev": "valid", "test": "test"}
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid"}
+SPLIT_WORDS |= {"validation": "valid", "dev": "valid", "test": "test", "testing": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,9 @@ def _fields(row: Any, where: str) -> tuple[str, tuple[str, ...]]:
             f'{where}: expected "image" (text) and "caption" (a list of texts).',
             f"{where}：应含 image(文本)和 caption(文本列表)。",
         )
-    cleaned = (text.strip() for text in texts if isinstance(text, str))
+    # Half an emoji (a lone surrogate, legal in JSON) is in no vocabulary and in no file of ours.
+    whole = (text.encode("utf-8", "replace").decode() for text in texts if isinstance(text, str))
+    cleaned = (text.strip() for text in whole)
     return image.replace("\\", "/"), tuple(text for text in cleaned if text)
 
 
@@ -114,7 +118,7 @@ class Finder:
         if clean in self._paths:
             return clean
         for folder in self._beside:
-            path = folder / clean
+            path = Path(os.path.normpath(folder / clean))
             if path.is_relative_to(self._root):
                 inside = path.relative_to(self._root).as_posix()
                 if inside in self._paths:

@@ -116,7 +116,7 @@ class Lazy(click.Group):
 
 def choose_language(words: list[str]) -> None:
     """Set the language that --lang names, wherever among the words it stands."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         value = following if word == "--lang" else word.removeprefix("--lang=")
         if value in ("en", "zh") and word.startswith("--lang"):
             set_language("zh" if value == "zh" else "en")

@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -73,12 +74,16 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -142,14 +147,18 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
             f"{folder} 没有完成：缺少 {MANIFEST}。请重新运行产生它的阶段。",
         )
     value = read_json(path)
-    if value.get("format") != FORMAT:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        value = value if isinstance(value, dict) else {}
         raise FormatError(
             f"{path} has format {value.get('format')}, this wentu reads {FORMAT}; "
             "use the wentu that wrote it, or run the stage again.",
             f"{path} 的格式版本是 {value.get('format')}，本版只读 {FORMAT}；请重新运行该阶段。",
         )
     value.pop("digest", None)
-    manifest = Manifest(**value)
+    try:
+        manifest = Manifest(**value)
+    except TypeError as error:
+        raise FormatError(f"{path} is damaged: {error}.", f"{path} 已损坏：{error}。") from None
     if stage is not None and manifest.stage != stage:
         raise InputError(
             f"{folder} was written by the stage {manifest.stage}; here one of {stage} is needed.",
@@ -227,7 +236,7 @@ def read_tsv(path: Path) -> Iterator[tuple[int, bytes]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             fields = line.rstrip(b"\r\n").split(b"\t")
-            if len(fields) != 2 or not fields[0].strip().lstrip(b"-").isdigit():
+            if len(fields) != 2 or not fields[0].strip().removeprefix(b"-").isdigit():
                 raise FormatError(
                     f"{path}, line {number}: expected an integer id, a tab and base64.",
                     f"{path} 第 {number} 行：应为「整数 id、制表符、base64」。",
@@ -243,6 +252,8 @@ def read_texts(path: Path) -> Iterator[Text]:
                 continue
             try:
                 value = json.loads(line)
+                if value["text"] is None or not isinstance(value["image_ids"], list):
+                    raise TypeError("text: a text, image_ids: a list")
                 yield Text(
                     text_id=int(value["text_id"]),
                     text=str(value["text"]),
@@ -315,9 +326,12 @@ class PairsLmdb:
 
     def pair(self, index: int) -> tuple[int, int, str]:
         """(image id, text id, caption) of pair ``index``."""
-        value = _NoClasses(io.BytesIO(self._get(self._pairs, str(index)))).load()
-        image, text, caption = value
-        return int(image), int(text), str(caption)
+        try:
+            value = _NoClasses(io.BytesIO(self._get(self._pairs, str(index)))).load()
+            image, text, caption = value
+            return int(image), int(text), str(caption)
+        except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+            raise FormatError(f"{self.folder}: pair {index} is damaged ({error}).") from None
 
     def pairs(self) -> list[tuple[int, int, str]]:
         """All pairs in the order of their numbers."""

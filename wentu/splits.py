@@ -59,7 +59,8 @@ def assign(
     ).fetchall()
     # A cluster goes by what any of its pictures was given before. Where the user's files part what
     # looks alike, they win: each side is then a group of its own, and the report counts them.
-    settled = {cluster: known[picture][1] for picture, cluster, _ in rows if picture in known}
+    settled = {cluster: own for _, cluster, own in rows if own in ("valid", "test")}
+    settled |= {cluster: known[picture][1] for picture, cluster, _ in rows if picture in known}
     names = {(cluster, known[p][1]): known[p][0] for p, cluster, _ in rows if p in known}
     fresh: list[tuple[int, int, str]] = []
     for picture, cluster, own in rows:

@@ -67,7 +67,8 @@ class Stage:
     ) -> None:
         seconds = time.monotonic() - self._began
         if error is not None:
-            traceback.print_exception(error)
+            if not isinstance(error, WentuError) or os.environ.get("WENTU_RUN_DIR"):
+                traceback.print_exception(error)
             sentence = (
                 str(error)
                 if isinstance(error, WentuError)

@@ -185,10 +185,9 @@ class Store:
 
     def add_assignments(self, rows: list[tuple[int, int, str]]) -> None:
         """Remember the splits of new pictures, for good."""
-        while rows:
-            number = sum(1 for _ in self.storage.list("splits")) + 1
-            if self.put_lines(f"splits/{number:08d}.jsonl.gz", rows):
-                return
+        number = sum(1 for _ in self.storage.list("splits")) + 1
+        while rows and not self.put_lines(f"splits/{number:08d}.jsonl.gz", rows):
+            number += 1
 
     def record_attempt(self, attempt: Attempt) -> str:
         """Remember that a training was started; returns its number, as text.

@@ -70,7 +70,7 @@ class TorchEncoder(Encoder):
     def __init__(self, model: Any, resolution: int, context_length: int = 52) -> None:
         self.model, self.resolution, self.context_length = model.eval(), resolution, context_length
         self.dimension = int(model.text_projection.shape[1])
-        self.logit_scale = float(model.logit_scale.exp())
+        self.logit_scale = float(model.logit_scale.detach().exp())
         self._tokenizer = Tokenizer.chinese_bert()
 
     def encode_text(self, texts: Sequence[str]) -> Features:

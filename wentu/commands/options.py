@@ -34,9 +34,8 @@ def make_option(
     return click.Option(
         names,
         type=click.Choice(choices) if choices else kind,
-        default=None,
         help=text,
-        required=required,
+        **({"required": True} if required else {"default": None}),
         multiple=multiple,
     )
 

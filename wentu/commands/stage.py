@@ -42,7 +42,7 @@ WORDS = {
         "影响训练结果的其他设置。",
     ),
     "model_digest": ("SHA-256 of the starting weights, if known.", "起始权重的 SHA-256(若已知)。"),
-    "attempt": ("Key of the training that this ends.", "结束的训练的键。"),
+    "attempt": ("Number of the training that this ends.", "本次结束的训练编号。"),
     "use": ("The weights that inventory named.", "inventory 给出的权重。"),
     "use_digest": ("Their digest.", "其摘要。"),
     "context_length": ("Tokens of a caption.", "描述的词元数。"),

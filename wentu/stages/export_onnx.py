@@ -128,7 +128,7 @@ def _export(
         "resolution": loaded.architecture.resolution,
         "context_length": context,
         "dimension": loaded.architecture.embed_dim,
-        "logit_scale": float(network.logit_scale.exp()),
+        "logit_scale": float(network.logit_scale.detach().exp()),
         "resize": "squash",
         "checkpoint": file_sha256(path),
         "epoch": loaded.epoch,

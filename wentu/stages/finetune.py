@@ -142,7 +142,6 @@ def finetune(
             "inputs": inputs,
             "config": asdict(config),
         }
-        latest = {"optimizer": trainer.optimizer.state_dict()}
         checkpoint.save(
             out / "epoch_latest.pt",
             trainer.model,
@@ -150,10 +149,10 @@ def finetune(
             epoch=at.epoch,
             step=at.step,
             info=info,
-            **latest,
+            optimizer=trainer.optimizer.state_dict(),
         )
         trainer.load_best()
-        best = next(int(row["step"]) for row in at.history if row["epoch"] == at.best_epoch)
+        best = next((int(r["step"]) for r in at.history if r["epoch"] == at.best_epoch), 0)
         checkpoint.save(
             out / "epoch_best.pt", trainer.model, arch, epoch=at.best_epoch, step=best, info=info
         )

@@ -193,7 +193,7 @@ class DigestCache:
     def digest(self, path: Path) -> tuple[int, str]:
         """(size in bytes, hex BLAKE2b-256) of a file."""
         stat = path.stat()
-        mark, key = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}", str(path.absolute())
+        mark, key = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}", os.fsencode(path.absolute())
         row = self._db.execute("SELECT stat, digest FROM seen WHERE path = ?", (key,)).fetchone()
         if row and row[0] == mark:
             return stat.st_size, row[1]

@@ -71,7 +71,8 @@ def _open(path: Path, size: int) -> Any:
 
 def _pack_pictures(source: Path, out: Path, stage: Stage, split: str) -> set[str]:
     """Pictures by the decimal string of their id; a repeated id is one picture."""
-    lines = sum(1 for _ in source.open("rb"))
+    with source.open("rb") as file:
+        lines = sum(1 for _ in file)
     # A value on overflow pages takes whole pages of 4 KiB; a half more for the tree.
     env = _open(out, int(1.5 * source.stat().st_size) + 8192 * lines + 2**22)
     seen: set[str] = set()
@@ -97,8 +98,11 @@ def _pack_pictures(source: Path, out: Path, stage: Stage, split: str) -> set[str
 
 def _pack_pairs(source: Path, folder: Path, images: set[str], stage: Stage, split: str) -> int:
     """One (image id, text id, caption) per picture of a caption, numbered from 0."""
-    count = sum(len(text.image_ids) for text in read_texts(source))
-    env = _open(folder / "pairs", 4 * source.stat().st_size + 1024 * count + 2**22)
+    count = size = 0
+    for text in read_texts(source):
+        count += len(text.image_ids)
+        size += len(text.image_ids) * (len(text.text.encode()) + 4096 * (len(text.text) > 400))
+    env = _open(folder / "pairs", 2 * size + 1024 * count + 2**22)
     with env.begin(write=True) as transaction:
         numbers = sorted(str(number) for number in range(count))  # LMDB sorts keys as text
         values = zip(numbers, _pairs(source, images), strict=True)

@@ -8,6 +8,7 @@ and for good: what a picture was once given is kept in the store. The user's own
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,12 @@ def pairs(
         listed = [row for row in vault.inventory(inventory) if row[0] == "picture"]
         catalog = create_catalog(out / CATALOG)
         with closing(catalog):
+            strange = [row for row in listed if not encodable(row[1])]
+            listed = [row for row in listed if encodable(row[1])]
             add_pictures(catalog, root, listed, stage)
+            reason = pick("its name is not valid UTF-8", "文件名不是合法的 UTF-8")
+            names = (os.fsencode(row[1]).decode("utf-8", "backslashreplace") for row in strange)
+            catalog.executemany("INSERT INTO rejected VALUES (?, ?)", [(n, reason) for n in names])
             refuse_too_many(catalog, config.max_rejected)
             missing = add_captions(catalog, root, listed, captions)
             if captions != "none":
@@ -124,6 +130,14 @@ def pairs(
 
 
 # --- pictures ---------------------------------------------------------------------------------
+
+
+def encodable(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def add_pictures(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class PairBatches:
         """Batches in an epoch; the last one may be smaller."""
         return -(-len(self.pairs) // self._batch_size)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from number ``first`` on."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.pairs))
         size = self._batch_size

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,25 +122,23 @@ class Trainer:
     def _epoch(self) -> None:
         at, began, saved = self.position, time.monotonic(), time.monotonic()
         self.model.train()
-        batches = self.batches.epoch(at.epoch + 1, at.batch)
         label = f"epoch {at.epoch + 1}/{self.plan.epochs}"
         left = self.batches.steps - at.batch
-        total = self.plan.epochs * self.batches.steps
-        for batch in self.report.track(batches, label, total, start=self.total - self._left()):
-            at.loss_sum += self._step(batch)
-            at.batch += 1
-            at.step += 1
-            if time.monotonic() - saved > self.plan.save_seconds and at.batch < self.batches.steps:
-                self._save()
-                saved = time.monotonic()
+        # Closed whatever happens: threads that still read ahead must not outlive the LMDB.
+        with closing(self.batches.epoch(at.epoch + 1, at.batch)) as batches:
+            for batch in self.report.track(batches, label, self.total, start=at.step):
+                at.loss_sum += self._step(batch)
+                at.batch += 1
+                at.step += 1
+                due = time.monotonic() - saved > self.plan.save_seconds
+                if due and at.batch < self.batches.steps:
+                    self._save()
+                    saved = time.monotonic()
         at.seconds += time.monotonic() - began
         loss = at.loss_sum / self.batches.steps
         at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
         rate = left / max(time.monotonic() - began, 1e-9)
         self._end_epoch(loss=loss, steps_per_second=rate)
-
-    def _left(self) -> int:
-        return self.total - self.position.step
 
     def _step(self, batch: Batch) -> float:
         import torch
