@@ -36,11 +36,11 @@ COLOURS = {  # hue in degrees, saturation, value
 }
 SIZES = {"小": 0.13, "大": 0.23}  # half the shape's extent, as a fraction of the picture's side
 PLACES = {
-    "左上角": (0.3, 0.3),
-    "右上角": (0.7, 0.3),
+    "上边": (0.5, 0.25),
+    "下边": (0.5, 0.75),
+    "左边": (0.25, 0.5),
+    "右边": (0.75, 0.5),
     "中间": (0.5, 0.5),
-    "左下角": (0.3, 0.7),
-    "右下角": (0.7, 0.7),
 }
 BACKGROUNDS = {
     "白色": (0, 0.0, 0.98),
