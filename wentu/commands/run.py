@@ -108,10 +108,7 @@ def show_metrics(folder: Any, console: Console) -> None:
         keys = [
             f"{way}/recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)
         ]
-        ways = {
-            "text_to_image": pick("text→picture", "文搜图"),
-            "image_to_text": pick("picture→text", "图搜文"),
-        }
+        ways = {"text_to_image": pick("text", "文→图"), "image_to_text": pick("picture", "图→文")}
         for key in keys:
             way, _, figure = key.partition("/recall")
             table.add_column(f"{ways[way]} {figure}", justify="right")
