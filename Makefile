@@ -2,8 +2,9 @@
 # is made (about 3 minutes, 6 GB). A C compiler is needed for lmdb 1.3.0, which cn_clip pins.
 
 BASE    ?= $(shell command -v python3.11 || command -v python3)
-ACTIVE  := $(shell python -c "import importlib.util as u, sys; print(sys.prefix if u.find_spec('torch') else '')" 2>/dev/null)
-ENV     := $(or $(ACTIVE),$(CURDIR)/.venv)
+# An active environment counts if it has torch, is recent enough and may be written to.
+ACTIVE  := $(shell python -c "import importlib.util as u, os, sys, sysconfig as s; p = s.get_paths(); ok = sys.version_info >= (3, 11) and u.find_spec('torch') and (sys.prefix != sys.base_prefix or not os.path.exists(os.path.join(p['stdlib'], 'EXTERNALLY-MANAGED'))) and all(os.access(x, os.W_OK) for x in (sys.prefix, p['purelib'], p['scripts'])); print(sys.prefix if ok else '')" 2>/dev/null)
+ENV     := $(or $(ACTIVE),.venv)
 BIN     := $(ENV)/bin
 READY   := $(ENV)/.wentu-ready
 PINS    := $(if $(ACTIVE),,-c constraints.txt)

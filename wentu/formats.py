@@ -51,6 +51,17 @@ def id_of(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
 
+def read_unchanged(path: Path, digest: bytes) -> bytes:
+    """A file's bytes, if they still have that digest; InputError where it was edited meanwhile."""
+    data = path.read_bytes()
+    if bytes_digest(data) != digest:
+        raise InputError(
+            f"{path} was changed during the run; run again.",
+            f"{path} 在运行期间被修改；请重新运行。",
+        )
+    return data
+
+
 def text_id(text: str) -> int:
     """The 63-bit id of a caption: from its bytes, so that equal captions are one text."""
     return id_of(bytes_digest(text.encode("utf-8", "surrogatepass")))

@@ -17,6 +17,7 @@ from wentu.clip.model import NAMES, VISION_AND_TEXT, Architecture, architecture,
 from wentu.errors import FormatError, InputError
 from wentu.formats import FORMAT, file_sha256
 from wentu.settings import weights_folder
+from wentu.storage import local_path
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +149,7 @@ def find_weights(model: str) -> Path | None:
                 "或用 --model tiny 训练小模型。",
             )
         return path
-    path = Path(model).expanduser()
+    path = local_path(model)
     if not path.is_file():
         raise InputError(
             f"--model {model}: neither a file nor one of {', '.join(NAMES)}.",
@@ -174,5 +175,5 @@ def start(model: str, *, scratch: bool = False, seed: int = 0) -> tuple[Any, Arc
 
 def weights_digest(model: str, *, scratch: bool = False) -> str:
     """SHA-256 of the file that ``model`` starts from; empty where it is drawn from a seed."""
-    path = None if scratch else find_weights(model)
+    path = None if scratch and model in NAMES else find_weights(model)
     return file_sha256(path) if path else ""

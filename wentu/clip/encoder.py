@@ -15,6 +15,7 @@ from wentu.clip.model import NAMES
 from wentu.clip.text import Tokenizer
 from wentu.errors import InputError
 from wentu.formats import batched
+from wentu.storage import local_path
 
 if TYPE_CHECKING:
     pass
@@ -103,7 +104,7 @@ def opened(images: Sequence[Any]) -> list[Any]:
 
 def find_bundle(place: str) -> Path | None:
     """The bundle that a path means: a bundle itself, or the current release of a store."""
-    path = Path(place).expanduser()
+    path = local_path(place)
     if (path / BUNDLE).exists():
         return path
     if (path / "pointer").is_dir():

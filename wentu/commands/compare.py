@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from wentu.commands.options import console as make_console
@@ -76,7 +77,11 @@ def overview(known: list[dict[str, Any]]) -> Table:
         table.add_column(head)
     for run in known:
         table.add_row(
-            run["run_id"], run["status"], run["decision"], clock(run["seconds"]), run["reason"]
+            run["run_id"],
+            run["status"],
+            run["decision"],
+            clock(run["seconds"]),
+            escape(escape(run["reason"])),
         )
     return table
 
@@ -91,7 +96,7 @@ def side_by_side(store: Store, chosen: list[dict[str, Any]]) -> Table:
     for key in keys:
         values = [str(run["parameters"].get(key, "")) for run in chosen]
         if len(set(values)) > 1:
-            table.add_row(key, *values)
+            table.add_row(key, *map(escape, values))
     table.add_section()
     results = [evaluation_of(store, run) for run in chosen]
     metrics = [result.get("metrics", {}).get("candidate", {}) for result in results]

@@ -104,15 +104,15 @@ def use_tracking(store: Store) -> None:
 def refresh(store: Store, console: Console) -> Any:
     """Index what came since, with the model that is current now."""
     from wentu.commands.run import execute as run
+    from wentu.orchestrate.local import runs
     from wentu.orchestrate.parameters import complete
 
     found = store.current()
     assert found is not None
-    kept = found[1].parameters
-    given = {
-        "pictures": kept["pictures"],
-        "captions": kept["captions"],
-        "store": store.place,
-        "train": False,
-    }
+    runs_done = (each["parameters"] for each in reversed(runs(store)))
+    # As the collection was last run: its place, its captions, and what the user accepts.
+    last = next(runs_done, dict(found[1].parameters))
+    given = last | {"store": store.place, "model": "", "train": False}
+    given.pop("code_version", None)
+    given.pop("served_from", None)
     return run(complete(given, None), console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from wentu.commands.options import console as make_console
@@ -93,5 +94,5 @@ def result_table(hits: list[Hit]) -> Table:
     table.add_column(pick("caption", "描述"), overflow="fold")
     for rank, hit in enumerate(hits, 1):
         caption = hit.captions[0] if hit.captions else ""
-        table.add_row(str(rank), f"{hit.score:.3f}", hit.paths[0], caption)
+        table.add_row(str(rank), f"{hit.score:.3f}", escape(hit.paths[0]), escape(caption))
     return table

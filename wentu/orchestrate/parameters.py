@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from wentu.captions import caption_files
+from wentu.clip.model import NAMES
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import StageConfig, code_version, default_of, store_place
 from wentu.stages import STAGES
-from wentu.storage import collection_root, portable
+from wentu.storage import collection_root, local_path, portable
 
 HELP = {
     "pictures": ("Folder of the pictures.", "图片目录。"),
@@ -101,8 +102,9 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     values["store"] = portable(values["store"])
     if values["captions"] not in ("names", "none"):
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
-    if Path(values["model"]).expanduser().exists() and values["model"]:
-        values["model"] = portable(values["model"])
+    model = values["model"]
+    if model and model not in NAMES and local_path(model).exists():
+        values["model"] = portable(model)
     return values | {"code_version": code_version()}
 
 

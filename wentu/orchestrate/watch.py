@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from wentu.language import pick
 from wentu.progress import clock, describe_counts
 
@@ -142,12 +144,13 @@ class Watch:
             if moment - self._said.get(view.name, 0.0) < 10:
                 return
             self._said[view.name] = moment
-            self._console.print(f"{view.name}: {doing(view, note=False)}", soft_wrap=True)
+            text = escape(doing(view, note=False))
+            self._console.print(f"{view.name}: {text}", soft_wrap=True)
         elif kind == "start":
             self._said[view.name] = moment
         elif kind in ("note", "done"):  # an error is said once, at the end of the run
             text = view.note if kind == "note" else outcome(view)
-            self._console.print(f"{view.name}: {text}", soft_wrap=True)
+            self._console.print(f"{view.name}: {escape(text)}", soft_wrap=True)
 
     def table(self) -> Table:
         """One row per stage: a mark, its name, its time, and what it does or found."""
@@ -168,7 +171,7 @@ class Watch:
             shown = clock(seconds) if seconds >= 60 else f"{seconds:.1f} s"
             busy = view.status in ("running", "done", "failed")
             text = doing(view) if view.status == "running" else outcome(view)
-            table.add_row(marks[view.status], view.name, shown if busy else "", text)
+            table.add_row(marks[view.status], view.name, shown if busy else "", escape(text))
         return table
 
 

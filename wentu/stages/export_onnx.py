@@ -9,6 +9,7 @@ A bundle that exists already (the current release's, or one the user names) is p
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import closing, redirect_stderr, redirect_stdout
@@ -172,25 +173,42 @@ def write_onnx(model: Any, resolution: int, out: Path) -> None:
     )
     for name, encode, example, axes in towers:
         result = f"unnorm_{name}_features"
-        temporary = out / f".{name}.onnx.tmp"
         # The exporter's deprecation notice and tracing warnings say nothing to a user.
         with (
+            tempfile.TemporaryDirectory(dir=out, prefix=".onnx-") as folder,
             warnings.catch_warnings(),
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
         ):
             warnings.simplefilter("ignore")
+            made = Path(folder) / f"{name}.onnx"
             torch.onnx.export(
                 Tower(encode).eval(),
                 (example,),
-                temporary,
+                made,
                 input_names=[name],
                 output_names=[result],
                 opset_version=OPSET,
                 dynamo=False,
                 dynamic_axes={name: axes, result: {0: "batch"}},
             )
-        temporary.replace(out / f"{name}.onnx")
+            keep_onnx(made, out)
+
+
+def keep_onnx(made: Path, out: Path) -> None:
+    """Move an exported model to ``out``; above 2 GiB its many weight files become one beside it."""
+    if len(list(made.parent.iterdir())) == 1:
+        made.replace(out / made.name)
+        return
+    import onnx
+
+    onnx.save(
+        onnx.load(str(made)),
+        str(out / made.name),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{made.name}.data",
+    )
 
 
 def samples(catalog: Path, root: str, count: int) -> tuple[list[str], list[bytes]]:

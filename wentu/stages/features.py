@@ -8,7 +8,7 @@ delta is written, and the release that follows is the old segments plus this one
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +21,14 @@ import numpy.typing as npt
 from wentu import pictures as decoder
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import InputError
-from wentu.formats import CATALOG, batched, open_catalog, read_manifest, write_json
+from wentu.formats import (
+    CATALOG,
+    batched,
+    open_catalog,
+    read_manifest,
+    read_unchanged,
+    write_json,
+)
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -175,12 +182,16 @@ class ReadyVectors:
         return False
 
 
-def paths_of(db: sqlite3.Connection, root: Path) -> Any:
-    """picture id -> one of its files."""
+def paths_of(db: sqlite3.Connection, root: Path) -> Callable[[int], tuple[Path, bytes]]:
+    """picture id -> (one of its files, the digest of its bytes)."""
 
-    def find(picture: int) -> Path:
-        query = "SELECT min(path) FROM paths WHERE picture = ?"
-        return root / str(db.execute(query, (picture,)).fetchone()[0])
+    def find(picture: int) -> tuple[Path, bytes]:
+        query = (
+            "SELECT min(f.path), p.digest FROM paths f JOIN pictures p ON p.id = f.picture "
+            "WHERE p.id = ?"
+        )
+        path, digest = db.execute(query, (picture,)).fetchone()
+        return root / str(path), bytes(digest)
 
     return find
 
@@ -197,14 +208,14 @@ def embed(
 ) -> None:
     """Fill ``vectors[rows]``: decoded by threads one batch ahead of the model."""
 
-    def prepare(item: tuple[int, Path]) -> Prepared:
-        picture, path = item
+    def prepare(item: tuple[int, tuple[Path, bytes]]) -> Prepared:
+        picture, (path, digest) = item
         try:
-            image = decoder.decode(path.read_bytes())
+            image = decoder.decode(read_unchanged(path, digest))
         except (OSError, decoder.PictureError) as error:
             raise InputError(
-                f"{path} could be read when the run began and cannot be now ({error}); run again.",
-                f"{path} 在运行开始时可读，现在无法读取({error})；请重新运行。",
+                f"{path} is not what it was when the run began ({error}); run again.",
+                f"{path} 与运行开始时不同({error})；请重新运行。",
             ) from None
         return picture, bundle.prepare(image), decoder.thumbnail(image)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wentu.formats import CATALOG, digest_of, open_catalog, read_manifest, write_json
-from wentu.settings import StageConfig, option
+from wentu.settings import StageConfig, code_version, option
 from wentu.stage import Stage
 from wentu.store import Store
 
@@ -105,7 +105,7 @@ def finetune(
 
     digest = model_digest or checkpoint.weights_digest(model, scratch=config.scratch)
     inputs = {"pack_lmdb": read_manifest(lmdb, "pack_lmdb").digest, "weights": digest}
-    key = digest_of([inputs, model, context_length, trained_by(config)])
+    key = digest_of([inputs, model, context_length, trained_by(config), code_version()])
     with Stage("finetune", out, config, inputs) as stage, Store(store).work(key) as work:
         start, arch = checkpoint.start(model, scratch=config.scratch, seed=config.seed)
         batches = PairBatches(

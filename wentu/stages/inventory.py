@@ -161,7 +161,10 @@ def listing(root: Path, captions: str, store: Store, report: Reporter) -> Iterat
             )
         label = pick("reading", "读取")
         for path in report.track(paths, label, len(paths)):
-            size, digest = known.digest(root / path)
+            try:
+                size, digest = known.digest(root / path)
+            except OSError:  # a dangling link, no permission: pairs sets it aside with the reason
+                size, digest = 0, ""
             yield ["picture", path, size, digest]
     if captions not in ("names", "none"):
         for file in caption_files(captions):
@@ -184,7 +187,8 @@ class DigestCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=60)
+        self._db = sqlite3.connect(path, timeout=60, isolation_level=None)  # kept at once
+        self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS seen (path TEXT PRIMARY KEY, stat TEXT, "
             "digest TEXT) WITHOUT ROWID"
@@ -203,8 +207,7 @@ class DigestCache:
         return stat.st_size, digest
 
     def close(self) -> None:
-        """Keep what was learned."""
-        self._db.commit()
+        """Close the database; everything learned is in it already."""
         self._db.close()
 
 
@@ -334,6 +337,8 @@ def _why_train(
     if last.inventory == digest:
         unfinished = not store.attempt_ended()
         return pick("the last training did not finish", "上次训练没有完成") if unfinished else ""
+    if store.current() is None:  # there is nothing yet that a refresh could serve with
+        return pick("no training finished so far", "此前没有训练完成")
     changes = compare(rows, store.inventory(last.inventory))
     least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
     if changes.pictures >= least:

@@ -29,7 +29,9 @@ from wentu.formats import (
     Text,
     batched,
     create_catalog,
+    digest_of,
     id_of,
+    read_unchanged,
     text_id,
     tsv_line,
     write_json,
@@ -120,6 +122,9 @@ def pairs(
             if captions != "none":
                 splits.assign(catalog, vault, config.valid_fraction, config.test_fraction)
             catalog.commit()
+            # What was assigned depends on the store's history, not on this listing alone.
+            rows = catalog.execute("SELECT id, grp, split FROM pictures ORDER BY id").fetchall()
+            inputs["splits"] = digest_of(rows)
             facts = describe(catalog, missing, config.context_length)
             if tsv is not None:
                 write_splits(catalog, root, tsv, stage)
@@ -261,14 +266,14 @@ def write_splits(catalog: sqlite3.Connection, root: Path, tsv: Path, stage: Stag
     clear(tsv)
     for split in SPLITS:
         query = (
-            "SELECT p.id, min(f.path) FROM pictures p JOIN paths f ON f.picture = p.id "
+            "SELECT p.id, min(f.path), p.digest FROM pictures p JOIN paths f ON f.picture = p.id "
             "WHERE p.split = ? GROUP BY p.id ORDER BY CAST(p.id AS TEXT)"
         )
         rows = catalog.execute(query, (split,)).fetchall()
         label = f"{split}_imgs.tsv"
         with (tsv / label).open("wb") as file:
-            for picture, path in stage.report.track(rows, label, len(rows)):
-                file.write(tsv_line(picture, (root / path).read_bytes()))
+            for picture, path, digest in stage.report.track(rows, label, len(rows)):
+                file.write(tsv_line(picture, read_unchanged(root / path, digest)))
         with (tsv / f"{split}_texts.jsonl").open("w", encoding="utf-8") as file:
             for text in texts_of(catalog, split):
                 file.write(text.line())
