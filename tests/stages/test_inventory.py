@@ -256,6 +256,21 @@ def test_a_training_that_was_cut_off_is_taken_up_again(look: Look, store: Store)
     assert len(list(store.storage.list("attempts"))) == 1
 
 
+def test_a_first_training_that_died_is_no_dead_end_when_a_few_pictures_come(
+    look: Look, collection: Path, draw: Any
+) -> None:
+    assert look(min_new=50).decision == "train"
+    add_pictures(collection, draw, 1)
+    answer = look(min_new=50)
+    assert answer.decision == "train"
+    assert "no training finished" in answer.reason
+
+
+def test_a_dangling_link_is_listed_and_left_to_pairs(look: Look, collection: Path) -> None:
+    (collection / "gone.jpg").symlink_to(collection / "nowhere.jpg")
+    assert look().decision == "train"
+
+
 def test_a_refused_training_is_not_repeated(
     look: Look, store: Store, collection: Path, draw: Any
 ) -> None:

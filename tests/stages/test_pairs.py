@@ -89,7 +89,8 @@ def test_manifests_counts_and_the_report_are_written(built: Any) -> None:
         "test": 6,
         "rejected": 0,
     }
-    assert manifest.inputs == {"inventory": built.answer.inventory}
+    assert manifest.inputs["inventory"] == built.answer.inventory
+    assert set(manifest.inputs) == {"inventory", "splits"}
     assert read_manifest(built.tsv, "pairs").digest == manifest.digest
     page = (built.catalog / "report.html").read_text("utf-8")
     assert "<table>" in page

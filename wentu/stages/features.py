@@ -214,8 +214,8 @@ def embed(
             image = decoder.decode(read_unchanged(path, digest))
         except (OSError, decoder.PictureError) as error:
             raise InputError(
-                f"{path} is not what it was when the run began ({error}); run again.",
-                f"{path} 与运行开始时不同({error})；请重新运行。",
+                f"{path} could be read when the run began and cannot be now ({error}); run again.",
+                f"{path} 在运行开始时可读，现在无法读取({error})；请重新运行。",
             ) from None
         return picture, bundle.prepare(image), decoder.thumbnail(image)
 
