@@ -102,13 +102,14 @@ def show_metrics(folder: Any, console: Console) -> None:
             "candidate": pick("after", "训练后"),
         }
         table = Table(
-            title=pick("Recall on the test split, %", "测试集召回率,%"), title_justify="left"
+            title=pick("Recall on the test split, % (t: text, p: picture)", "测试集召回率，%"),
+            title_justify="left",
         )
         table.add_column("")
         keys = [
             f"{way}/recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)
         ]
-        ways = {"text_to_image": pick("text", "文→图"), "image_to_text": pick("picture", "图→文")}
+        ways = {"text_to_image": pick("t→p", "文→图"), "image_to_text": pick("p→t", "图→文")}
         for key in keys:
             way, _, figure = key.partition("/recall")
             table.add_column(f"{ways[way]} {figure}", justify="right")
