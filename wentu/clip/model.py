@@ -167,8 +167,3 @@ def build(arch: Architecture, seed: int = 0) -> Any:
             # things are (demo, 600 steps: recall@1 0.30 with 0.09, 0.46 with 0.5, 0.85 with 1.0).
             torch.nn.init.normal_(model.visual.positional_embedding, std=1.0)
         return model
-
-
-def parameter_count(model: Any) -> int:
-    """How many numbers it learns."""
-    return sum(parameter.numel() for parameter in model.parameters())
