@@ -40,7 +40,7 @@ compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
 	$(BIN)/python -m pipelines.train pipeline.yaml
 
 bench: $(READY)  ## side by side with cn_clip's own scripts
-	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks
 
 clean:  ## the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Side-by-side measurements with cn_clip's own code, one command each."""
+"""Side by side with cn_clip's own code: ``make bench``, or ``python -m benchmarks``."""

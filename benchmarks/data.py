@@ -1,133 +1,146 @@
-"""`make bench`: packing an LMDB and answering one text query, beside cn_clip's own code.
-
-Both sides work on the same files in the same run, in turn, and the ratio of the medians is what
-counts: machines are noisy. Pictures are drawn; pass a folder of TSV + JSONL to measure your own.
-"""
+"""Made pictures, captions and features: seeded, nothing is downloaded, the same for both sides."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from wentu.formats import Manifest, Text, create_catalog, text_id, write_manifest
-from wentu.stages import pack_lmdb
+from wentu.formats import (
+    CATALOG,
+    Manifest,
+    Text,
+    bytes_digest,
+    create_catalog,
+    id_of,
+    text_id,
+    write_manifest,
+)
 
-ROUNDS = 5
-PICTURES = 2000
+Vectors = npt.NDArray[np.float32]
+
+QUERIES = (
+    "雪地里的狗",
+    "海边的日落",
+    "戴眼镜的女孩",
+    "红色连衣裙",
+    "一杯咖啡和一本书",
+    "夜晚的城市街道",
+    "两个孩子在踢足球",
+    "秋天的银杏树",
+    "黑白老照片",
+    "猫趴在窗台上睡觉",
+    "复古风格的牛仔外套",
+    "山顶上的日出和云海",
+    "厨房里做饭的老人",
+    "iPhone 手机壳 透明",
+    "下雨天撑伞的行人",
+    "桌上摆着一盘水果",
+)
+"""What people type into a search box: 5 to 14 characters."""
+
+_WHO = ("一只棕色的小狗", "两个穿着校服的孩子", "一位戴草帽的老人", "一名穿红色外套的女子")
+_WHERE = ("在雪地里", "在海边的沙滩上", "在热闹的夜市中", "在公园的长椅旁", "在厨房的窗户前")
+_DOES = ("奔跑。", "抬头看着天空。", "和朋友们一起大笑。", "安静地等着什么人，手里拿着一本旧书。")
+CAPTIONS = tuple(map("".join, itertools.product(_WHO, _WHERE, _DOES)))
+"""80 sentences of 13 to 33 characters, as describers of pictures write them."""
 
 
-def main() -> None:
-    """Print a table of ours, the reference's and their ratio."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else make_tsv(Path(name) / "data")
-        work = Path(name) / "work"
-        rows.append(
-            (
-                "pack an LMDB",
-                *turns(
-                    lambda: pack_ours(folder, work / "ours"),
-                    lambda: pack_theirs(folder, work / "theirs"),
-                ),
-            )
-        )
-        rows.append(("import and tokenize one query", *turns(start_ours, start_theirs)))
-        rows.append(("tokenize 1,000 captions", *turns(*tokenizers())))
-    print(f"{'':34}{'wentu':>10}{'cn_clip':>10}{'times faster':>15}")
-    for what, ours, theirs in rows:
-        print(f"{what:34}{ours:>9.3f}s{theirs:>9.3f}s{theirs / ours:>14.1f}x")
-
-
-def turns(ours: Callable[[], None], theirs: Callable[[], None]) -> tuple[float, float]:
-    """Median seconds of each, run in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for call, kept in zip((ours, theirs), times, strict=True):
-            began = time.perf_counter()
-            call()
-            kept.append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def make_tsv(folder: Path) -> Path:
-    """Noise as JPEG (30 KB each) with two captions, as a split that both sides read."""
+def draw(number: int, size: tuple[int, int], grain: float, quality: int) -> bytes:
+    """A JPEG of soft patches of colour with grain on it, which compresses about as a photo does."""
     from PIL import Image
+    from PIL.Image import Resampling
 
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(number)
+    patches = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    soft = np.asarray(Image.fromarray(patches).resize(size, Resampling.BICUBIC), np.float32)
+    noisy = soft + rng.normal(0, grain, soft.shape)
+    buffer = io.BytesIO()
+    pixels = noisy.clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def captions(count: int) -> list[str]:
+    """``count`` different captions."""
+    return [
+        f"{CAPTIONS[number % len(CAPTIONS)]}{number // len(CAPTIONS) or ''}"
+        for number in range(count)
+    ]
+
+
+def collection(folder: Path, pictures: list[bytes], texts: list[str]) -> Path:
+    """Pictures as files, catalog, TSV and JSONL: what pairs would have left, all for training."""
+    (folder / "pictures").mkdir(parents=True)
+    digests = [bytes_digest(data) for data in pictures]
+    ids = [id_of(digest) for digest in digests]
     with (folder / "train_imgs.tsv").open("wb") as tsv:
-        for number in sorted(range(PICTURES), key=str):
-            buffer = io.BytesIO()
-            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((336, 336)).save(buffer, "JPEG", quality=95)
-            tsv.write(b"%d\t%s\n" % (number, base64.urlsafe_b64encode(buffer.getvalue())))
+        for row in sorted(range(len(ids)), key=lambda row: str(ids[row])):
+            tsv.write(b"%d\t%s\n" % (ids[row], base64.urlsafe_b64encode(pictures[row])))
+            (folder / "pictures" / f"{row}.jpg").write_bytes(pictures[row])
     with (folder / "train_texts.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(2 * PICTURES):
-            text = f"第 {number} 条描述:一只狗在草地上追逐红色的球"
-            file.write(Text(text_id=text_id(text), text=text, image_ids=(number // 2,)).line())
-    create_catalog(folder / "catalog.sqlite").close()
+        for number, text in enumerate(texts):
+            picture = ids[number % len(ids)]
+            file.write(Text(text_id=text_id(text), text=text, image_ids=(picture,)).line())
+    with closing(create_catalog(folder / CATALOG)) as catalog:
+        catalog.executemany(
+            "INSERT INTO pictures (id, digest, width, height, bytes, grp, split) "
+            "VALUES (?, ?, 0, 0, 0, ?, 'train')",
+            zip(ids, digests, ids, strict=True),
+        )
+        rows = ((f"{row}.jpg", picture) for row, picture in enumerate(ids))
+        catalog.executemany("INSERT INTO paths VALUES (?, ?)", rows)
+        named = ((text_id(text), text) for text in texts)
+        catalog.executemany("INSERT INTO texts VALUES (?, ?)", named)
+        catalog.commit()
     write_manifest(folder, Manifest(stage="pairs", config={}, inputs={}))
     return folder
 
 
-def pack_ours(folder: Path, out: Path) -> None:
-    """Our stage, in this process."""
-    shutil.rmtree(out, ignore_errors=True)
-    with contextlib.redirect_stderr(io.StringIO()):
-        pack_lmdb.pack_lmdb(catalog=folder, tsv=folder, out=out, config=pack_lmdb.Config())
+def clip_like(pictures: int, texts: int, *, dimension: int = 512) -> tuple[Vectors, Vectors]:
+    """Unit vectors that lie as CLIP's do: [pictures, D] and [texts, D].
+
+    Pictures and texts are two narrow cones some way apart (Liang et al., "Mind the gap", 2022);
+    within them, 300 topics that both share, and what is each vector's own. Cosines of a picture
+    and a text are about 0.25 +- 0.05 at random, 0.4 on the same topic.
+    """
+    rng = np.random.default_rng(0)
+    shared, gap = unit(rng.normal(size=(2, dimension)))
+    topics = unit(rng.normal(size=(300, dimension)))
+
+    def cone(count: int, side: float) -> Vectors:
+        own = unit(rng.normal(size=(count, dimension)))
+        topic = topics[rng.integers(len(topics), size=count)]
+        return unit(0.5 * shared + side * 0.2 * gap + 0.35 * topic + 0.6 * own)
+
+    return cone(pictures, 1.0), cone(texts, -1.0)
 
 
-def pack_theirs(folder: Path, out: Path) -> None:
-    """cn_clip's script, in this process too, so that no start-up counts against it."""
-    import runpy
-
-    shutil.rmtree(out, ignore_errors=True)
-    before = sys.argv
-    sys.argv = ["build", "--data_dir", str(folder), "--splits", "train", "--lmdb_dir", str(out)]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            runpy.run_module("cn_clip.preprocess.build_lmdb_dataset", run_name="__main__")
-    finally:
-        sys.argv = before
+def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
+    """Rows of length 1."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / length, np.float32)
 
 
-def start_ours() -> None:
-    """A fresh process that tokenizes one query."""
-    code = "from wentu.clip.text import Tokenizer; Tokenizer.chinese_bert().encode(['雪地里的狗'])"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def write_features(path: Path, key: str, vectors: Vectors) -> None:
+    """A features JSONL as cn_clip's extract_features.py writes it; ids are row numbers."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, vector in enumerate(vectors):
+            file.write(json.dumps({key: number, "feature": vector.tolist()}) + "\n")
 
 
-def start_theirs() -> None:
-    """The same with cn_clip."""
-    code = "import cn_clip.clip as clip; clip.tokenize(['雪地里的狗'])"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def tokenizers() -> tuple[Callable[[], None], Callable[[], None]]:
-    """Both tokenizers on the same captions."""
-    import cn_clip.clip as clip
-
-    from wentu.clip.text import Tokenizer
-
-    texts = [f"第 {n} 条描述:一只棕色的狗在草地上追逐红色的球" for n in range(1000)]
-    ours = Tokenizer.chinese_bert()
-    return lambda: void(ours.encode(texts)), lambda: void(clip.tokenize(texts))
-
-
-def void(_: object) -> None:
-    """Drop a result."""
-
-
-if __name__ == "__main__":
-    main()
+def read_features(
+    path: Path, key: str, value: str = "feature"
+) -> Iterator[tuple[int, list[float]]]:
+    """(id, feature) of each line of such a file, or of one with another value in its lines."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            entry = json.loads(line)
+            yield entry[key], entry[value]

@@ -6,9 +6,9 @@ from components._images import LIGHT
 @dsl.component(**LIGHT)
 def inventory(
     pictures: str, captions: str, store: str, model: str, settings: str, scratch: bool,
-    train: bool, min_new: int, out: dsl.Output[dsl.Artifact], inventory: dsl.OutputPath(str),
-    use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str), pointer: dsl.OutputPath(int),
-    attempt: dsl.OutputPath(str),
+    train: bool, min_new: int, max_deleted: float, out: dsl.Output[dsl.Artifact],
+    inventory: dsl.OutputPath(str), use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str),
+    pointer: dsl.OutputPath(int), attempt: dsl.OutputPath(str),
 ) -> str:
     """List the collection; answer train, refresh or skip."""
     from pathlib import Path
@@ -17,7 +17,8 @@ def inventory(
 
     answer = stage(
         pictures=pictures, captions=captions, store=store, out=Path(out.path), model=model,
-        scratch=scratch, settings=settings, config=Config(train=train, min_new=min_new),
+        scratch=scratch, settings=settings,
+        config=Config(train=train, min_new=min_new, max_deleted=max_deleted),
     )
     said = {inventory: answer.inventory, use: answer.model, use_digest: answer.model_digest,
             pointer: answer.pointer, attempt: answer.attempt}

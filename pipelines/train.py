@@ -25,10 +25,15 @@ def wentu(
     code_version: str = "",
     train: bool = True,
     min_new: int = -1,
+    max_deleted: float = 0.5,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.10,
     max_rejected: float = 0.05,
-    context_length: int = 52,
+    split: str = "open",
+    convert: str = "none",
+    picture_column: str = "",
+    caption_column: str = "",
+    context_length: int = 0,
     scratch: bool = False,
     epochs: int = 3,
     batch_size: int = 64,
@@ -37,7 +42,8 @@ def wentu(
     weight_decay: float = 0.05,
     clip_norm: float = 1.0,
     precision: str = "auto",
-    augment: bool = False,
+    resize: str = "auto",
+    augment: str = "none",
     seed: int = 0,
     save_seconds: float = 60.0,
     parity: float = 0.9999,
@@ -49,8 +55,8 @@ def wentu(
 ):
     settings = (
         f"{model} {scratch} {epochs} {batch_size} {learning_rate} {warmup} {weight_decay} "
-        f"{clip_norm} {precision} {augment} {seed} {context_length} {valid_fraction} "
-        f"{test_fraction}"
+        f"{clip_norm} {precision} {resize} {augment} {seed} {context_length} "
+        f"{valid_fraction} {test_fraction} {split} {convert} {picture_column} {caption_column}"
     )
     where = {"pictures": pictures, "store": store}
     code = {"code_version": code_version}
@@ -62,6 +68,7 @@ def wentu(
         scratch=scratch,
         train=train,
         min_new=min_new,
+        max_deleted=max_deleted,
     ).set_caching_options(False)
     listed = {"inventory": plan.outputs["inventory"]}
     weights = {"model": plan.outputs["use"], "model_digest": plan.outputs["use_digest"]}
@@ -72,6 +79,10 @@ def wentu(
         "test_fraction": test_fraction,
         "max_rejected": max_rejected,
         "context_length": context_length,
+        "split": split,
+        "convert": convert,
+        "picture_column": picture_column,
+        "caption_column": caption_column,
     }
     proof = {"parity": parity, "parity_samples": parity_samples}
     ending = {
@@ -100,6 +111,7 @@ def wentu(
             weight_decay=weight_decay,
             clip_norm=clip_norm,
             precision=precision,
+            resize=resize,
             augment=augment,
             seed=seed,
             save_seconds=save_seconds,

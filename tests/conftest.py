@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from wentu import demo
@@ -24,6 +25,10 @@ from wentu.language import set_language
 # Read when torch is loaded: threads that spin while they wait make a training of four steps take
 # 14 s instead of half a second on a machine that somebody else uses too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Two busy cores: how long an example takes says nothing.
+hypothesis.settings.register_profile("wentu", deadline=None)
+hypothesis.settings.load_profile("wentu")
 
 SPLITS = {"train": range(14), "valid": range(14, 18), "test": range(18, 24)}
 """Numbers of the pictures in each file of ``small_collection``; fewer than 10 in test."""
@@ -164,7 +169,8 @@ def list_and_pair(root: Path, collection: Path, captions: str, store: str, **set
     from wentu.stages.pairs import Config as PairsConfig
     from wentu.stages.pairs import pairs
 
-    config = Config(train=settings.pop("train", True), min_new=settings.pop("min_new", -1))
+    names = ("train", "min_new", "max_deleted")
+    config = Config(**{name: settings.pop(name) for name in names if name in settings})
     given = {"pictures": str(collection), "captions": captions, "store": store}
     answer = inventory(
         **given,
@@ -215,27 +221,29 @@ def embed_and_promote(run: Built, *, pointer: int, train: bool) -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def built(small_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Every stage once, the tiny model from scratch for one epoch; not to be changed."""
+def every_stage(root: Path, collection: Path, captions: str, **settings: Any) -> Built:
+    """Every stage once, the tiny model from scratch for one epoch, into a store of its own.
+
+    settings: of pairs; ``training`` holds those of finetune.
+    """
     from wentu.stages import evaluate, export_onnx, finetune, pack_lmdb
 
-    root = tmp_path_factory.mktemp("built")
-    captions, store = str(small_collection), str(root / "store")
-    paths = outputs(root, small_collection, captions, store)
-    answer = list_and_pair(root, small_collection, captions, store)
+    store, training = str(root / "store"), settings.pop("training", {})
+    paths = outputs(root, collection, captions, store)
+    answer = list_and_pair(root, collection, captions, store, **settings)
     run = Built(**paths, answer=answer)
     pack_lmdb.pack_lmdb(catalog=run.catalog, tsv=run.tsv, out=run.lmdb, config=pack_lmdb.Config())
+    usual = {"scratch": True, "epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
     finetune.finetune(
         lmdb=run.lmdb,
         model="tiny",
         store=store,
         out=run.checkpoint,
-        config=finetune.Config(scratch=True, epochs=1, batch_size=8, learning_rate=1e-3),
+        config=finetune.Config(**usual | training),
     )
     export_onnx.export_onnx(
         catalog=run.catalog,
-        pictures=str(small_collection),
+        pictures=str(collection),
         store=store,
         out=run.bundle,
         config=export_onnx.Config(),
@@ -251,6 +259,39 @@ def built(small_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     )
     embed_and_promote(run, pointer=0, train=True)
     return run
+
+
+@pytest.fixture(scope="session")
+def built(small_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Every stage once, the tiny model from scratch for one epoch; not to be changed."""
+    return every_stage(tmp_path_factory.mktemp("built"), small_collection, str(small_collection))
+
+
+@pytest.fixture(scope="session")
+def built_closed(small_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same with a closed split; not to be changed."""
+    root = tmp_path_factory.mktemp("closed")
+    return every_stage(root, small_collection, str(small_collection), split="closed")
+
+
+TRADITIONAL = (
+    *("檔案", "滑鼠", "鍵盤", "紅色的圓形", "一隻貓", "電腦", "軟體", "雨傘"),
+    *("鬧鐘", "帳篷", "鏈條", "電話", "商標", "骷髏頭", "噴泉", "程式"),
+)
+"""Captions as written in Taiwan; brought to the mainland's words twice, 檔案 and 程式 differ."""
+
+
+@pytest.fixture(scope="session")
+def built_converted(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Every stage once with ``convert="tw2sp"`` and a crop; not to be changed."""
+    root, collection = (tmp_path_factory.mktemp(name) for name in ("converted", "taiwan"))
+    rows = draw(collection, range(len(TRADITIONAL)))
+    rows = [row | {"caption": [text]} for row, text in zip(rows, TRADITIONAL, strict=True)]
+    for split, part in (("train", rows[:10]), ("valid", rows[10:13]), ("test", rows[13:])):
+        write_captions(collection / f"cn_{split}.json", part)
+    return every_stage(
+        root, collection, str(collection), convert="tw2sp", training={"resize": "crop"}
+    )
 
 
 @pytest.fixture
@@ -277,10 +318,12 @@ def refresh(built: Built, tmp_path: Path) -> Callable[..., Built]:
     promote, each time into a new folder."""
     runs = iter(range(100))
 
-    def run(collection: Path, store: str, *, pointer: int, captions: str | None = None) -> Built:
+    def run(
+        collection: Path, store: str, *, pointer: int, captions: str | None = None, **settings: Any
+    ) -> Built:
         root = tmp_path / f"refresh-{next(runs)}"
         said = captions or str(collection)
-        answer = list_and_pair(root, collection, said, store, train=False, model="")
+        answer = list_and_pair(root, collection, said, store, train=False, model="", **settings)
         paths = outputs(root, collection, said, store) | {"winner": built.winner}
         done = replace(Built(**paths, answer=answer))
         embed_and_promote(done, pointer=pointer, train=False)

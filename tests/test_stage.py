@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,19 +67,108 @@ def test_a_finished_output_is_replaced(tmp_path: Path) -> None:
     }
 
 
+def fill(out: Path, name: str, content: str, *, stage: str = "example") -> None:
+    with Stage(stage, out, Config(), {}):
+        (out / name).write_text(content)
+
+
+def fail(out: Path, error: BaseException, *, stage: str = "example") -> None:
+    with Stage(stage, out, Config(), {}):
+        (out / "half").write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [InputError("wrong"), KeyError("x"), KeyboardInterrupt()])
+def test_a_finished_output_is_there_again_after_a_failure(
+    tmp_path: Path, error: BaseException
+) -> None:
+    out = tmp_path / "out"
+    fill(out, "one", "1")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            fail(out, error)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert list(tmp_path.iterdir()) == [out]
+    fill(out, "two", "2")
+    assert not (out / "one").exists()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_an_attempt_that_was_killed_had_set_aside_is_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fill(out, "one", "1")
+    with Stage("example", out, Config(), {}):
+        (out / "half").write_text("half")
+        left = {
+            path.name: Path(shutil.copytree(path, tmp_path / f"{path.name}.copy"))
+            for path in list(tmp_path.iterdir())
+        }
+    shutil.rmtree(out)
+    for name, copy in left.items():  # as it would be after a power cut
+        copy.rename(tmp_path / name)
+    assert (out / "half").exists()
+    with pytest.raises(InputError):
+        fail(out, InputError("wrong"))
+    assert (out / "one").read_text() == "1"
+    assert read_manifest(out, "example")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_tracker_that_fails_leaves_the_finished_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "one", "1")
+    monkeypatch.setenv("WENTU_RUN_ID", "run")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    with pytest.raises(Exception, match="nonsense"):
+        fill(tmp_path / "out", "two", "2")
+    assert (tmp_path / "out" / "one").read_text() == "1"
+    assert read_manifest(tmp_path / "out", "example")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_output_of_another_stage_is_never_removed(tmp_path: Path, finished: bool) -> None:
+    out = tmp_path / "out"
+    if finished:
+        fill(out, "one", "1", stage="other")
+        sentence = "out was written by the stage other; name a new or empty folder"
+    else:
+        with pytest.raises(InputError):
+            fail(out, InputError("wrong"), stage="other")
+        sentence = "out holds files that this stage did not write; name a new or empty folder"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(InputError, match=sentence):
+        fill(out, "two", "2")
+    with pytest.raises(InputError, match=sentence):
+        clear(out, "example")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_output_of_another_version_of_the_stage_is_replaced(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one", "1")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    fill(tmp_path / "out", "two", "2")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"two", ".wentu", "manifest.json"}
+
+
 def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_text("precious")
-    with pytest.raises(InputError, match="holds files that are not ours; name a new or empty"):
-        clear(tmp_path)
+    with pytest.raises(
+        InputError, match="holds files that this stage did not write; name a new or empty"
+    ):
+        clear(tmp_path, "example")
     assert (tmp_path / "holiday.jpg").read_text() == "precious"
     with pytest.raises(InputError, match=r"holiday\.jpg is a file; name a folder"):
-        clear(tmp_path / "holiday.jpg")
+        clear(tmp_path / "holiday.jpg", "example")
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    clear(tmp_path / "out")
-    clear(tmp_path / "new" / "deep")
+    clear(tmp_path / "out", "example")
+    clear(tmp_path / "new" / "deep", "example")
     assert (tmp_path / "new" / "deep").is_dir()
 
 

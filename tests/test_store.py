@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from wentu.errors import FormatError, InputError, StaleError
+from wentu.formats import FORMAT
 from wentu.store import Attempt, Pointer, Release, SegmentRef, Store
 
 
@@ -82,13 +83,15 @@ def test_what_another_version_wrote_is_refused(store: Store, kind: str) -> None:
     store.record_attempt(Attempt(inventory="i", settings="s", pictures=1))
     name = next(iter(store.storage.list(kind)))
     path = store.storage.path(f"{kind}/{name}")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
     read = {
         "releases": lambda: store.release(identity),
         "pointer": store.pointer,
         "attempts": store.last_attempt,
     }
-    with pytest.raises(FormatError, match=f"{kind}/{name} has format 2; this wentu reads 1"):
+    with pytest.raises(
+        FormatError, match=f"{kind}/{name} has format {FORMAT + 1}; this wentu reads {FORMAT}"
+    ):
         read[kind]()
 
 
@@ -217,9 +220,8 @@ def test_an_unknown_inventory_says_what_to_run(store: Store) -> None:
 
 def test_splits_are_remembered_in_the_order_they_were_given(store: Store) -> None:
     assert list(store.assignments()) == []
-    store.add_assignments([(1, 1, "train"), (2**63 - 1, 2, "test")])
-    store.add_assignments([])
-    store.add_assignments([(1, 2, "test")])
+    store.add_assignments(lambda: [(1, 1, "train"), (2**63 - 1, 2, "test")])
+    store.add_assignments(lambda: [(1, 2, "test")])
     rows = [(1, 1, "train"), (2**63 - 1, 2, "test"), (1, 2, "test")]
     assert list(Store(store.place).assignments()) == rows
     assert len(list(store.storage.list("splits"))) == 2
@@ -230,7 +232,7 @@ def test_splits_given_at_once_are_all_remembered(store: Store) -> None:
 
     def add(number: int) -> None:
         barrier.wait()
-        store.add_assignments([(number, number, "train")])
+        store.add_assignments(lambda: iter([(number, number, "train")]))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(add, range(6)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wentu.clip.encoder import Encoder
+    from wentu.orchestrate.local import Outcome
 
 __version__ = "0.1.0"
 
@@ -21,3 +22,22 @@ def load(name: str) -> Encoder:
     from wentu.clip.encoder import load_encoder
 
     return load_encoder(name)
+
+
+def run(
+    pictures: str, captions: str | None = None, *, preset: str | None = None, **options: Any
+) -> Outcome:
+    """The whole pipeline on a collection: ``wentu run`` from Python.
+
+    Args:
+        pictures: their folder.
+        captions: files (one a line) or a folder of them, "names", "folder", or "none".
+        preset: a complete named run, such as "demo".
+        options: those of ``wentu run``, by their names in Python: ``epochs=3``.
+    """
+    from wentu.commands.options import console
+    from wentu.commands.run import execute
+    from wentu.orchestrate.parameters import complete
+
+    given = {"pictures": pictures, "captions": captions, **options}
+    return execute(complete(given, preset), console())

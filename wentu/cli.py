@@ -30,11 +30,36 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Find pictures by text, by picture, or both.",
         "以文字、图片或两者搜图。",
     ),
+    "classify": (
+        "wentu.commands.classify",
+        "Which label a picture shows, in percent (zero-shot).",
+        "图片属于哪个标签，以百分比表示(零样本)。",
+    ),
+    "weights": (
+        "wentu.commands.weights",
+        "Get, inspect and convert pretrained weights.",
+        "获取、查看与转换预训练权重。",
+    ),
     "compare": ("wentu.commands.compare", "Two runs side by side.", "并排比较两次运行。"),
     "rollback": (
         "wentu.commands.rollback",
         "Go back to an earlier model, keeping new pictures.",
         "回到先前的模型，保留新图片。",
+    ),
+    "unpack": (
+        "wentu.commands.unpack",
+        "Chinese-CLIP's TSV, JSONL and LMDB into picture files and captions.",
+        "把 Chinese-CLIP 的 TSV、JSONL、LMDB 解包为图片文件与描述。",
+    ),
+    "import": (
+        "wentu.commands.import_",
+        "Chinese-CLIP's pictures, features and ONNX files into a release.",
+        "把 Chinese-CLIP 的图片、特征与 ONNX 文件变为可检索的版本。",
+    ),
+    "export": (
+        "wentu.commands.export",
+        "A release's features, predictions and recall in Chinese-CLIP's formats.",
+        "以 Chinese-CLIP 的格式导出版本的特征、预测与召回率。",
     ),
     "demo": (
         "wentu.commands.demo",
@@ -154,6 +179,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # no room, no permission, a file where a folder should be
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        _say(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         _say(
             pick(

@@ -25,7 +25,7 @@ from wentu.errors import FormatError, InputError
 
 Item = TypeVar("Item")
 
-FORMAT = 1
+FORMAT = 2
 """Version of every file of ours; another version is refused with a sentence."""
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
@@ -183,11 +183,14 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
 _SCHEMA = f"""
 PRAGMA user_version = {FORMAT};
 CREATE TABLE pictures (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, width INTEGER NOT NULL,
-    height INTEGER NOT NULL, bytes INTEGER NOT NULL, grp INTEGER NOT NULL, split TEXT);
+    height INTEGER NOT NULL, bytes INTEGER NOT NULL, grp INTEGER NOT NULL, split TEXT,
+    own_id TEXT NOT NULL DEFAULT '');
 CREATE TABLE paths (path TEXT PRIMARY KEY, picture INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-CREATE TABLE captions (picture INTEGER, text INTEGER, PRIMARY KEY (picture, text)) WITHOUT ROWID;
+CREATE TABLE captions (picture INTEGER, text INTEGER, original TEXT,
+    PRIMARY KEY (picture, text)) WITHOUT ROWID;
 CREATE TABLE rejected (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX paths_by_picture ON paths (picture);
 CREATE INDEX captions_by_text ON captions (text);
 """
@@ -219,6 +222,12 @@ def open_catalog(path: Path) -> sqlite3.Connection:
             f"{path} 不是格式 {FORMAT} 的目录文件(实际为 {version})。",
         )
     return connection
+
+
+def facts(path: Path) -> dict[str, str]:
+    """What holds for a whole catalog: ``convert``, and ``split`` (open or closed)."""
+    with closing(open_catalog(path)) as catalog:
+        return dict(catalog.execute("SELECT name, value FROM facts").fetchall())
 
 
 # --- TSV + JSONL ------------------------------------------------------------------------------

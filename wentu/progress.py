@@ -26,6 +26,10 @@ class Reporter:
         """A sentence for the user that is no progress."""
         self.emit("note", text=text)
 
+    def tell(self, text: str) -> None:
+        """A sentence for the user that stays on the screen."""
+        self.emit("tell", text=text)
+
     def track(
         self, items: Iterable[Item], label: str, total: int, *, size: int = 1, start: int = 0
     ) -> Iterator[Item]:
@@ -66,7 +70,7 @@ class Lines(Reporter):
     def emit(self, event: str, **values: Any) -> None:
         if event == "progress":
             self._progress(**values)
-        elif event in ("note", "done"):
+        elif event in ("note", "tell", "done"):
             if self._open:
                 self._stream.write("\n")
                 self._open = False

@@ -3,15 +3,39 @@
 A group is a cluster of pictures that are the same or nearly so (bursts, resized copies), so that no
 copy of a training picture is ever tested on. What a picture was once given is kept in the store:
 it never moves, also as the collection grows. The user's own split files win.
+
+Everything is looked up in tables beside the catalog, so memory does not grow with the pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+from typing import Any
 
 from wentu import pictures as decoder
 from wentu.store import Store
+
+_TABLES = """
+CREATE TEMP TABLE known (picture INTEGER PRIMARY KEY, grp INTEGER, split TEXT);
+CREATE TEMP TABLE captioned (picture INTEGER PRIMARY KEY, cluster INTEGER, own TEXT);
+CREATE TEMP TABLE settled (cluster INTEGER PRIMARY KEY, split TEXT);
+CREATE TEMP TABLE groups (cluster INTEGER, split TEXT, grp INTEGER, PRIMARY KEY (cluster, split));
+CREATE TEMP TABLE fresh (picture INTEGER PRIMARY KEY, grp INTEGER, split TEXT);
+INSERT INTO captioned SELECT id, grp, split FROM pictures
+    WHERE id IN (SELECT picture FROM captions);
+"""
+# A cluster goes by what any of its pictures was given before, else by the user's files. Where
+# these part what looks alike, they win: each side is then a group of its own, and the report
+# counts them.
+_SETTLE = """
+INSERT OR REPLACE INTO settled SELECT cluster, own FROM captioned
+    WHERE own IN ('valid', 'test') ORDER BY picture;
+INSERT OR REPLACE INTO settled SELECT c.cluster, k.split FROM captioned c
+    JOIN known k ON k.picture = c.picture ORDER BY c.picture;
+INSERT OR REPLACE INTO groups SELECT c.cluster, k.split, k.grp FROM captioned c
+    JOIN known k ON k.picture = c.picture ORDER BY c.picture;
+"""
 
 
 def prepare(catalog: sqlite3.Connection) -> None:
@@ -53,27 +77,35 @@ def assign(
         "test": 0.0 if "test" in named else test_fraction,
         "valid": 0.0 if "valid" in named else valid_fraction,
     }
-    known = {picture: (group, split) for picture, group, split in store.assignments()}
-    rows = catalog.execute(
-        "SELECT id, grp, split FROM pictures WHERE id IN (SELECT picture FROM captions) ORDER BY id"
-    ).fetchall()
-    # A cluster goes by what any of its pictures was given before. Where the user's files part what
-    # looks alike, they win: each side is then a group of its own, and the report counts them.
-    settled = {cluster: own for _, cluster, own in rows if own in ("valid", "test")}
-    settled |= {cluster: known[picture][1] for picture, cluster, _ in rows if picture in known}
-    names = {(cluster, known[p][1]): known[p][0] for p, cluster, _ in rows if p in known}
-    fresh: list[tuple[int, int, str]] = []
-    for picture, cluster, own in rows:
-        drawn = known[picture][1] if picture in known else settled.get(cluster)
+    catalog.executescript(_TABLES)
+    catalog.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", store.assignments())
+    catalog.executescript(_SETTLE)
+    query = (
+        "SELECT c.picture, c.cluster, c.own, k.grp, k.split FROM captioned c "
+        "LEFT JOIN known k ON k.picture = c.picture ORDER BY c.picture"
+    )
+    for picture, cluster, own, known_group, known_split in catalog.execute(query):
+        drawn = known_split or _one(
+            catalog, "SELECT split FROM settled WHERE cluster = ?", (cluster,)
+        )
         split = choose(own, drawn or by_hash(cluster, fractions), fractions)
-        settled.setdefault(cluster, split)
-        group = names.setdefault((cluster, split), picture)
-        if known.get(picture) != (group, split):
-            fresh.append((picture, group, split))
+        catalog.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (cluster, split))
+        catalog.execute("INSERT OR IGNORE INTO groups VALUES (?, ?, ?)", (cluster, split, picture))
+        group = _one(
+            catalog, "SELECT grp FROM groups WHERE cluster = ? AND split = ?", (cluster, split)
+        )
+        if (known_group, known_split) != (group, split):
+            catalog.execute("INSERT INTO fresh VALUES (?, ?, ?)", (picture, group, split))
         catalog.execute(
             "UPDATE pictures SET split = ?, grp = ? WHERE id = ?", (split, group, picture)
         )
-    store.add_assignments(fresh)
+    if _one(catalog, "SELECT 1 FROM fresh LIMIT 1", ()):
+        store.add_assignments(lambda: catalog.execute("SELECT * FROM fresh ORDER BY picture"))
+
+
+def _one(catalog: sqlite3.Connection, query: str, values: tuple[int | str, ...]) -> Any:
+    row = catalog.execute(query, values).fetchone()
+    return row[0] if row else None
 
 
 def choose(own: str | None, drawn: str, fractions: dict[str, float]) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from wentu.errors import InputError, WentuError
-from wentu.formats import MANIFEST, Manifest, write_manifest
+from wentu.formats import MANIFEST, Manifest, read_json, write_manifest
 from wentu.progress import EventFile, Lines, Reporter
 from wentu.settings import StageConfig, code_version
 from wentu.tracking import Tracker, open_tracker
@@ -40,7 +40,8 @@ class Stage:
         self.name, self.out, self.config = name, out, config
         self.inputs = inputs
         self.counts: dict[str, Any] = {}
-        self.report: Reporter = Reporter()
+        self._before: Path | None = None
+        self.progress: Reporter = Reporter()
         self.tracker: Tracker = Tracker()
         self._track = track
 
@@ -49,14 +50,19 @@ class Stage:
         run_dir = os.environ.get("WENTU_RUN_DIR")
         if run_dir:
             join_run(Path(run_dir), self.name)
-            self.report = EventFile(Path(run_dir) / "events" / f"{self.name}.jsonl")
+            self.progress = EventFile(Path(run_dir) / "events" / f"{self.name}.jsonl")
         else:
-            self.report = Lines(self.name)
-        self.report.emit("start", pid=os.getpid())
-        clear(self.out)
-        if self._track:
-            self.tracker = open_tracker(self.name)
-            self.tracker.params(asdict(self.config))
+            self.progress = Lines(self.name)
+        self.progress.emit("start", pid=os.getpid())
+        self._before = set_aside(self.out, self.name)
+        clear(self.out, self.name)
+        try:
+            if self._track:
+                self.tracker = open_tracker(self.name)
+                self.tracker.params(asdict(self.config))
+        except BaseException:  # nobody leaves what was not entered
+            self._put_back()
+            raise
         return self
 
     def __exit__(
@@ -75,7 +81,8 @@ class Stage:
                 else f"{kind.__name__ if kind else ''}: {error}"
             )
             code = error.exit_code if isinstance(error, WentuError) else 1
-            self.report.emit("error", text=sentence, exit_code=code, seconds=seconds)
+            self._put_back()
+            self.progress.emit("error", text=sentence, exit_code=code, seconds=seconds)
             self.tracker.close("FAILED")
             return
         manifest = Manifest(
@@ -89,23 +96,62 @@ class Stage:
         self.tracker.metrics({k: v for k, v in self.counts.items() if isinstance(v, (int, float))})
         self.tracker.close("FINISHED")
         write_manifest(self.out, manifest)
-        self.report.emit("done", counts=self.counts, seconds=time.monotonic() - self._began)
+        if self._before:
+            shutil.rmtree(self._before)
+        self.progress.emit("done", counts=self.counts, seconds=time.monotonic() - self._began)
+
+    def _put_back(self) -> None:
+        """What was there before this attempt, finished, is there again."""
+        if self._before:
+            shutil.rmtree(self.out, ignore_errors=True)
+            self._before.rename(self.out)
 
 
-def clear(out: Path) -> None:
-    """Make ``out`` an empty folder; only half-written output of ours is ever removed."""
+MARK = ".wentu"
+"""Names the stage that began to write into a folder."""
+
+
+def clear(out: Path, stage: str) -> None:
+    """Make ``out`` an empty folder for ``stage``; only output of that same stage is removed."""
     if out.is_file():
         raise InputError(f"{out} is a file; name a folder.", f"{out} 是文件，请给出目录。")
     if out.is_dir() and any(out.iterdir()):
-        finished = (out / MANIFEST).exists()
-        if not finished and not (out / ".wentu").exists():
+        if (out / MANIFEST).exists():
+            refuse_others(out, stage)
+        elif not (out / MARK).exists() or (out / MARK).read_text() not in ("", stage):
             raise InputError(
-                f"{out} holds files that are not ours; name a new or empty folder.",
-                f"{out} 中有不属于 wentu 的文件，请使用新目录或空目录。",
+                f"{out} holds files that this stage did not write; name a new or empty folder.",
+                f"{out} 中有不是本阶段写入的文件，请使用新目录或空目录。",
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / ".wentu").touch()
+    (out / MARK).write_text(stage)
+
+
+def set_aside(out: Path, stage: str) -> Path | None:
+    """Move a finished output of ``stage`` away until its successor is finished too.
+
+    Where an attempt was killed, what it had moved away is found again by its name.
+    """
+    aside = out.with_name(f".{out.name}.before-{stage}")
+    if not (out / MANIFEST).exists():
+        return aside if aside.exists() else None
+    refuse_others(out, stage)
+    if aside.exists():
+        shutil.rmtree(aside)
+    out.rename(aside)
+    return aside
+
+
+def refuse_others(out: Path, stage: str) -> None:
+    """A finished output of another stage is not replaced; of this one, by any version, it is."""
+    value = read_json(out / MANIFEST)
+    wrote = value.get("stage") if isinstance(value, dict) else None
+    if wrote != stage:
+        raise InputError(
+            f"{out} was written by the stage {wrote}; name a new or empty folder.",
+            f"{out} 是 {wrote} 阶段的输出；请使用新目录或空目录。",
+        )
 
 
 def join_run(run_dir: Path, stage: str) -> None:

@@ -18,14 +18,16 @@ the other learns that what it compared with is no longer current.
 from __future__ import annotations
 
 import gzip
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wentu.collection import STORE_MARK
 from wentu.errors import FormatError, InputError, StaleError
 from wentu.formats import FORMAT, digest_of, file_sha256, folder_sha256, read_json
 from wentu.storage import Storage
@@ -116,6 +118,11 @@ class Store:
         self.place = place
         self.storage = Storage(place)
 
+    def claim(self) -> None:
+        """Mark the place as a store, so that no walk takes what is in it for pictures."""
+        if not self.storage.exists(STORE_MARK):
+            self.storage.create(STORE_MARK, json.dumps({"format": FORMAT}).encode())
+
     # --- content-addressed parts ---------------------------------------------------------------
 
     def put_model(self, bundle: Path, digest: str) -> None:
@@ -154,10 +161,12 @@ class Store:
         path = self.storage.path(key)
         if path.exists():
             return False
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        return self.storage.create(
-            key, gzip.compress(text.encode("utf-8", "surrogatepass"), 5, mtime=0)
-        )
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=5, mtime=0) as file:
+            for row in rows:
+                line = json.dumps(row, ensure_ascii=False) + "\n"
+                file.write(line.encode("utf-8", "surrogatepass"))
+        return self.storage.create(key, packed.getvalue())
 
     def lines(self, key: str) -> Iterator[Any]:
         """The rows of a gzipped JSONL object, streamed."""
@@ -166,6 +175,16 @@ class Store:
         ) as file:
             for line in file:
                 yield json.loads(line)
+
+    def put_inventory(self, digest: str, rows: Iterable[Any], passed_over: Iterable[Any]) -> None:
+        """Keep a listing, and examples of what lay beside the pictures: (path, kind)."""
+        self.put_lines(f"inventories/{digest}.passed.jsonl.gz", passed_over)
+        self.put_lines(f"inventories/{digest}.jsonl.gz", rows)
+
+    def passed_over(self, digest: str) -> list[Any]:
+        """Examples of files beside the pictures of a listing: [path, kind]."""
+        key = f"inventories/{digest}.passed.jsonl.gz"
+        return list(self.lines(key)) if self.storage.exists(key) else []
 
     def inventory(self, digest: str) -> Iterator[Any]:
         """The rows of an inventory; InputError where the store has no such one."""
@@ -183,10 +202,10 @@ class Store:
             for picture, group, split in self.lines(f"splits/{name}"):
                 yield int(picture), int(group), split
 
-    def add_assignments(self, rows: list[tuple[int, int, str]]) -> None:
-        """Remember the splits of new pictures, for good."""
+    def add_assignments(self, rows: Callable[[], Iterable[Any]]) -> None:
+        """Remember the splits of new pictures, for good; ``rows`` is asked again after a race."""
         number = sum(1 for _ in self.storage.list("splits")) + 1
-        while rows and not self.put_lines(f"splits/{number:08d}.jsonl.gz", rows):
+        while not self.put_lines(f"splits/{number:08d}.jsonl.gz", rows()):
             number += 1
 
     def record_attempt(self, attempt: Attempt) -> str:

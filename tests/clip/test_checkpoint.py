@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.clip.makers import SMALL, TEXTS, State, apart, encoded, pictures, varied
 from wentu.clip import checkpoint
-from wentu.clip.model import NAMES, TINY, Architecture, architecture, build, infer
+from wentu.clip.checkpoint import Checkpoint
+from wentu.clip.model import NAMES, VISION_AND_TEXT, Architecture, architecture, build, infer
 from wentu.errors import FormatError, InputError
-
-SMALL: dict[str, Any] = TINY | {
-    "embed_dim": 32,
-    "image_resolution": 32,
-    "vision_layers": 2,
-    "vision_width": 128,
-    "vision_head_width": 64,
-    "text_hidden_size": 64,
-    "text_intermediate_size": 128,
-    "text_num_hidden_layers": 2,
-    "text_num_attention_heads": 1,
-    "text_attention_probs_dropout_prob": 0.1,
-    "text_hidden_dropout_prob": 0.1,
-    "text_initializer_range": 0.02,
-}
-"""Head widths, dropout and spread are Chinese-CLIP's own, which no tensor's shape tells."""
-
-State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +37,18 @@ def reference(clip: Callable[..., Any]) -> Any:
     return model.eval()
 
 
+SAME = 1e-5
+ARCH = Architecture(name="small", config=SMALL)
+
+
+def saved(path: Path, seed: int = 0, **changed: Any) -> Any:
+    """A model of ours, saved; returns the model."""
+    model = build(ARCH, seed)
+    given: dict[str, Any] = {"epoch": 2, "step": 8, "info": {}}
+    checkpoint.save(path, model, Checkpoint(architecture=ARCH), **given | changed)
+    return model
+
+
 def prefixed(state: State) -> State:
     """As cn_clip's training writes it: out of DistributedDataParallel, and BERT's pooler too."""
     pooler = {
@@ -62,6 +59,7 @@ def prefixed(state: State) -> State:
 
 
 def same_values(ours: Any, theirs: State) -> bool:
+    assert ours is not None
     return ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name].float()) for name in theirs
     )
@@ -109,6 +107,79 @@ def test_what_was_loaded_encodes_as_the_reference_does(reference: Any, tmp_path:
         assert torch.equal(model.encode_text(tokens), theirs.encode_text(tokens))
 
 
+def as_cn_clip_saves(form: str, model: Any) -> dict[str, Any]:
+    """What its training and its tools write, from its own model."""
+    from cn_clip.clip.model import convert_state_dict
+
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state |= {"bert.pooler.dense.weight": torch.ones(64, 64)}
+    match form:
+        case "bare":
+            return state
+        case "wrapped":
+            return {"epoch": 5, "name": "x", "state_dict": state}
+        case "training":
+            optimizer = torch.optim.AdamW(model.parameters())
+            model.encode_text(torch.tensor([[101, 671, 102]])).sum().backward()
+            optimizer.step()  # with a state for half of the parameters; the weights move
+            optimizer.zero_grad()
+            return {
+                "epoch": 5,
+                "step": 77,
+                "name": "x",
+                "state_dict": prefixed(model.state_dict()),
+                "optimizer": optimizer.state_dict(),
+            }
+        case "flash":
+            result: dict[str, Any] = convert_state_dict(state)
+            assert "bert.encoder.layer.1.attention.self.Wqkv.weight" in result
+            return result
+        case "flash, module":
+            return {"state_dict": convert_state_dict(prefixed(model.state_dict()))}
+        case "float16":
+            return {"state_dict": prefixed({k: v.half() for k, v in state.items()})}
+        case "compiled":
+            return {f"_orig_mod.{name}": tensor for name, tensor in state.items()}
+        case "compiled, then parallel":
+            return {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+        case "parallel, then compiled":
+            return {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()}
+        case "a part compiled":
+            return {name.replace("visual.", "visual._orig_mod."): t for name, t in state.items()}
+    raise AssertionError(form)
+
+
+FORMS = ["bare", "wrapped", "training", "flash", "flash, module", "float16", "compiled"]
+FORMS += ["compiled, then parallel", "parallel, then compiled", "a part compiled"]
+
+
+@pytest.mark.parametrize("resnet", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_file_of_cn_clip_computes_what_it_computes(
+    clip: Callable[..., Any],
+    form: str,
+    resnet: bool,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Its model, its picture transform, its tokenizer."""
+    from cn_clip.clip import image_transform, tokenize
+
+    small = {"vision_layers": [1, 2, 1, 1], "vision_width": 16, "image_resolution": 64}
+    torch.manual_seed(0)
+    model = varied(clip(**SMALL | (small if resnet else {})))
+    if form == "float16":
+        model = model.half().float()
+    torch.save(as_cn_clip_saves(form, model), tmp_path / "a.pt")
+    transform = image_transform(64 if resnet else 32)
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([transform(each) for each in pictures()]))
+        texts = model.encode_text(tokenize(TEXTS))
+    for what, ours, theirs in zip("tp", encoded(tmp_path / "a.pt"), (texts, images), strict=True):
+        record_property(what, f"{apart(ours, theirs):.1e}")
+        assert apart(ours, theirs) <= SAME
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_mistake_08_bare_keys_with_a_pooler_are_loaded(
     reference: Any, tmp_path: Path, wrapped: bool
@@ -136,16 +207,15 @@ def test_every_named_architecture_is_known_by_its_shapes(
 ) -> None:
     with torch.device("meta"):  # shapes alone: the largest would take 4 GB
         state = clip(**architecture(name).config).state_dict()
-    assert infer(state) == architecture(name)
+    assert infer("chinese-clip", state) == architecture(name)
 
 
 # --- to Chinese-CLIP --------------------------------------------------------------------------
 
 
 def test_what_we_save_is_read_by_the_reference(clip: Callable[..., Any], tmp_path: Path) -> None:
-    model, path = build(Architecture(name="small", config=SMALL), seed=5), tmp_path / "ours.pt"
-    arch = Architecture(name="small", config=SMALL)
-    checkpoint.save(path, model, arch, epoch=2, step=8, info={"a": 1}, optimizer={"state": {}})
+    path = tmp_path / "ours.pt"
+    model = saved(path, 5, info={"a": 1}, optimizer={"state": {}})
     value = torch.load(path, map_location="cpu", weights_only=True)
     assert value.keys() == {"epoch", "step", "name", "state_dict", "optimizer", "wentu"}
     assert (value["epoch"], value["step"], value["name"]) == (2, 8, "small")
@@ -158,14 +228,24 @@ def test_what_we_save_is_read_by_the_reference(clip: Callable[..., Any], tmp_pat
 
 
 def test_what_we_save_comes_back_exactly(tmp_path: Path) -> None:
-    arch = Architecture(name="small", config=SMALL)
-    model = build(arch, seed=1)
-    checkpoint.save(tmp_path / "a.pt", model, arch, epoch=2, step=8, info={"文": [1, None]})
+    model = saved(tmp_path / "a.pt", 1, info={"文": [1, None]})
     loaded = checkpoint.load(tmp_path / "a.pt")
-    assert loaded.architecture == arch
+    assert loaded.architecture == ARCH
     assert (loaded.epoch, loaded.step, loaded.info) == (2, 8, {"文": [1, None]})
     assert same_values(loaded.state, model.state_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_how_the_input_was_prepared_comes_back(tmp_path: Path) -> None:
+    info = {"resize": "pad", "context_length": 24, "convert": "t2s"}
+    saved(tmp_path / "a.pt", info=info)
+    processor = checkpoint.load(tmp_path / "a.pt").processor()
+    found = (processor.preprocessing.resize, processor.context_length, processor.convert)
+    assert found == ("pad", 24, "t2s")
+    saved(tmp_path / "b.pt")
+    processor = checkpoint.load(tmp_path / "b.pt").processor()
+    found = (processor.preprocessing.resize, processor.context_length, processor.convert)
+    assert found == ("squash", 52, "none")
 
 
 # --- refused ----------------------------------------------------------------------------------
@@ -212,7 +292,7 @@ def test_a_truncated_checkpoint_is_refused(reference: Any, tmp_path: Path) -> No
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="it is not a Chinese-CLIP model"):
+    with pytest.raises(FormatError, match=r"other\.pt: none of the known models has these tensors"):
         checkpoint.load(tmp_path / "other.pt")
     torch.save([torch.ones(2)], tmp_path / "list.pt")
     with pytest.raises(FormatError, match=r"list\.pt holds no checkpoint"):
@@ -223,14 +303,80 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(reference: Any, tmp_path: P
     state = dict(reference.state_dict())
     del state["logit_scale"]
     torch.save({"state_dict": state}, tmp_path / "part.pt")
-    with pytest.raises(InputError, match=r"missing \['logit_scale'\]"):
+    with pytest.raises(FormatError, match=r"missing or of another shape \['logit_scale'\]"):
         checkpoint.load(tmp_path / "part.pt").model()
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "wentu": {"format": 2}}, tmp_path / "new.pt")
-    with pytest.raises(FormatError, match=r"new\.pt has format 2; this wentu reads 1"):
+def test_a_tensor_of_another_shape_is_refused(reference: Any, tmp_path: Path) -> None:
+    state = dict(reference.state_dict())
+    state["visual.ln_post.weight"] = torch.ones(7)
+    torch.save({"state_dict": state}, tmp_path / "odd.pt")
+    with pytest.raises(FormatError, match=r"another shape \['visual\.ln_post\.weight'\]"):
+        checkpoint.load(tmp_path / "odd.pt").model()
+
+
+def test_a_tensor_too_many_is_refused(reference: Any, tmp_path: Path) -> None:
+    state = reference.state_dict() | {"adapter.weight": torch.ones(2, 2)}
+    torch.save({"state_dict": state}, tmp_path / "odd.pt")
+    with pytest.raises(FormatError, match=r"unexpected \['adapter\.weight'\]"):
+        checkpoint.load(tmp_path / "odd.pt").model()
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_a_checkpoint_of_another_version_is_refused(version: object, tmp_path: Path) -> None:
+    saved(tmp_path / "new.pt")
+    value = torch.load(tmp_path / "new.pt", weights_only=True)
+    value["wentu"]["format"] = version
+    torch.save(value, tmp_path / "new.pt")
+    with pytest.raises(FormatError, match=rf"new\.pt has format {version}; this wentu reads 2"):
         checkpoint.load(tmp_path / "new.pt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"config": None}, "its note lacks or has a strange config"),
+        ({"config": [1], "info": "x"}, "its note lacks or has a strange config, info"),
+        ({"family": "gpt"}, "its note lacks or has a strange family"),
+        ({"name": 3}, "its note lacks or has a strange name"),
+        ({"tokenizer": b"x"}, "its note lacks or has a strange tokenizer"),
+    ],
+)
+def test_a_note_that_is_none_is_refused(
+    changed: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    saved(tmp_path / "a.pt")
+    value = torch.load(tmp_path / "a.pt", weights_only=True)
+    value["wentu"] |= changed
+    torch.save(value, tmp_path / "a.pt")
+    with pytest.raises(FormatError, match=sentence):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vocab_size": 2**50},
+        {"text_num_hidden_layers": 10**12},
+        {"vision_layers": [10**9] * 4},
+        {"vision_patch_size": 0},
+        {"vision_width": "wide"},
+        {"text_num_attention_heads": 0},
+        {"vision_head_width": 10**6},
+        {"embed_dim": -3},
+        {"unknown": 1},
+    ],
+)
+def test_a_note_of_an_impossible_model_is_refused_at_once(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without the memory or the time that it asks for."""
+    saved(tmp_path / "a.pt")
+    value = torch.load(tmp_path / "a.pt", weights_only=True)
+    value["wentu"]["config"] |= changed
+    torch.save(value, tmp_path / "a.pt")
+    with pytest.raises(FormatError, match=r"no model can be built as|the weights do not fit small"):
+        checkpoint.load(tmp_path / "a.pt").model()
 
 
 # --- what a training starts from --------------------------------------------------------------
@@ -238,44 +384,65 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_random_weights_come_from_the_seed() -> None:
     states = [
-        checkpoint.start("tiny", scratch=True, seed=seed)[0].state_dict() for seed in (0, 0, 1)
+        checkpoint.start("tiny", scratch=True, seed=seed).model().state_dict() for seed in (0, 0, 1)
     ]
     assert same_values(states[0], states[1])
     assert not torch.equal(states[0]["text_projection"], states[2]["text_projection"])
     assert checkpoint.weights_digest("tiny") == ""
 
 
-def test_a_checkpoint_is_a_start_and_known_by_its_bytes(reference: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_start_and_known_by_its_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("one.pt", "two.pt")]
-    for path in paths:
-        checkpoint.save(
-            path,
-            reference,
-            Architecture(name="small", config=SMALL),
-            epoch=1 if path.name == "one.pt" else 2,
-            step=0,
-            info={},
-        )
-    model, arch = checkpoint.start(str(paths[0]))
-    assert same_values(model.state_dict(), reference.state_dict())
-    assert arch.config == SMALL
+    model = saved(paths[0], 4, epoch=1)
+    saved(paths[1], 4, epoch=2)
+    found = checkpoint.start(str(paths[0]))
+    assert same_values(found.model().state_dict(), model.state_dict())
+    assert found.architecture.config == SMALL
     digests = {checkpoint.weights_digest(str(path)) for path in paths}
     assert len(digests) == 2
     assert {len(digest) for digest in digests} == {64}
-    drawn, same = checkpoint.start(str(paths[0]), scratch=True, seed=3)
-    assert same.config == SMALL
-    assert not same_values(drawn.state_dict(), reference.state_dict())
+    drawn = checkpoint.start(str(paths[0]), scratch=True, seed=3)
+    assert drawn.architecture.config == SMALL
+    assert drawn.state is None
+    assert same_values(drawn.model().state_dict(), build(ARCH, 3).state_dict())
+    assert not same_values(drawn.model().state_dict(), model.state_dict())
 
 
+def test_a_folder_is_known_by_its_weights_and_config(tmp_path: Path) -> None:
+    """Its weights alone would not do: the same numbers compute otherwise with other heads."""
+    for name, config in (("a", "{}"), ("b", "{}"), ("c", '{"x": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "config.json").write_text(config)
+    digests = [checkpoint.weights_digest(str(tmp_path / name)) for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("name", VISION_AND_TEXT)
 def test_pretrained_weights_that_are_missing_say_where_to_put_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
+    file = VISION_AND_TEXT[name][2]
+    sentence = rf"weights of {name} are not on this machine: run `wentu weights get {name}`, or put"
+    with pytest.raises(InputError, match=rf"{sentence} {re.escape(file)} into {tmp_path}"):
+        checkpoint.find_weights(name)
+    (tmp_path / file).write_bytes(b"")
+    assert checkpoint.find_weights(name) == tmp_path / file
+
+
+def test_names_of_open_clip_need_a_tag_or_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
-    sentence = r"weights of ViT-B-16 are not on this machine: put clip_cn_vit-b-16\.pt into "
-    with pytest.raises(InputError, match=sentence + str(tmp_path)):
-        checkpoint.find_weights("ViT-B-16")
-    (tmp_path / "clip_cn_vit-b-16.pt").write_bytes(b"")
-    assert checkpoint.find_weights("ViT-B-16") == tmp_path / "clip_cn_vit-b-16.pt"
+    with pytest.raises(InputError, match=r"openclip:ViT-B-32 names no weights: add @TAG"):
+        checkpoint.start("openclip:ViT-B-32")
+    with pytest.raises(InputError, match="weights of openclip:ViT-B-32@openai are not on this"):
+        checkpoint.start("openclip:ViT-B-32@openai")
+    with pytest.raises(InputError, match="open_clip has no model 'ViT-B-33'"):
+        checkpoint.start("openclip:ViT-B-33")
+    found = checkpoint.start("openclip:ViT-B-32", scratch=True)
+    assert (found.state, found.architecture.embed_dim) == (None, 512)
 
 
 def test_an_unknown_model_lists_the_known() -> None:

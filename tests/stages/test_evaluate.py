@@ -13,7 +13,7 @@ import pytest
 from wentu import retrieval
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import InputError
-from wentu.formats import PairsLmdb, read_manifest
+from wentu.formats import PairsLmdb, folder_sha256, read_manifest
 from wentu.retrieval import Ranks
 from wentu.stages import evaluate as stage
 from wentu.stages.evaluate import Config, Scored, clusters_of, evaluate, judge, split_version
@@ -108,7 +108,7 @@ def test_an_equal_candidate_does_not_replace_the_champion(
 
 
 def test_the_split_is_known_by_its_content(built: Any, store: str, tmp_path: Path) -> None:
-    task, groups = stage.test_split(built.lmdb)
+    task, groups = stage.split_to_test(built.lmdb)
     assert split_version(task) == result_of(built)["split_version"]
     assert set(groups) == set(task.image_ids)
     other = Retrieval.of([(1, 1, "狗"), (2, 2, "猫")])
@@ -118,7 +118,7 @@ def test_the_split_is_known_by_its_content(built: Any, store: str, tmp_path: Pat
 
 def test_a_test_split_that_was_trained_on_is_refused(built: Any, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
-    groups = sorted(stage.test_split(built.lmdb)[1].values())
+    groups = sorted(stage.split_to_test(built.lmdb)[1].values())
     (bundle / "training_groups.json").write_text(json.dumps(groups[:2]))
     with pytest.raises(InputError, match="2 groups of nearly equal pictures are in the test split"):
         call(built, tmp_path, bundle=bundle)
@@ -128,14 +128,13 @@ def test_a_test_split_that_was_trained_on_is_refused(built: Any, tmp_path: Path)
 def test_a_champion_that_was_trained_on_it_is_said_to_have_an_advantage(
     built: Any, store: str, tmp_path: Path
 ) -> None:
-    groups = sorted(stage.test_split(built.lmdb)[1].values())
+    groups = sorted(stage.split_to_test(built.lmdb)[1].values())
     champion = Store(store).model(result_of(built)["winner"])
     (champion / "training_groups.json").write_text(json.dumps(groups[:3]))
     result = call(built, tmp_path, store=store, pointer=1)
-    assert result["notes"] == [
-        "the champion was trained on 3 of the test groups: it has an advantage"
-    ]
-    assert result["notes"][0] in (tmp_path / "evaluation" / "report.html").read_text("utf-8")
+    said = "the champion was trained on 3 of the test groups: it has an advantage"
+    assert result["notes"][0] == said
+    assert said in (tmp_path / "evaluation" / "report.html").read_text("utf-8")
 
 
 def test_without_a_test_split_a_champion_stays_and_a_first_model_is_handed_on(
@@ -162,6 +161,56 @@ def test_a_start_that_is_gone_is_left_out(built: Any, tmp_path: Path) -> None:
     result = call(built, tmp_path, bundle=bundle)
     assert list(result["metrics"]) == ["candidate"]
     assert result["verdict"]["promote"] is True
+
+
+def test_an_open_split_refuses_what_a_closed_one_is_about(
+    built: Any, built_closed: Any, tmp_path: Path
+) -> None:
+    """The model that was trained on every picture, against a test split of some of them."""
+    with pytest.raises(InputError, match="6 groups of nearly equal pictures are in the test split"):
+        call(built, tmp_path, bundle=built_closed.bundle)
+
+
+def test_a_champion_of_a_closed_split_is_said_to_have_an_advantage(
+    built: Any, built_closed: Any, tmp_path: Path
+) -> None:
+    result = call(built, tmp_path, store=built_closed.store, pointer=1)
+    assert "the champion was trained on 6 of the test groups" in result["notes"][0]
+
+
+def test_what_is_measured_is_what_users_write(built_converted: Any) -> None:
+    """Captions as they were before pairs converted them: the model converts, as when it serves."""
+    task, groups = stage.split_to_test(built_converted.lmdb)
+    assert set(task.texts) == {"骷髏頭", "噴泉", "程式"}
+    assert set(groups) == set(task.image_ids)
+    bundle = Bundle(built_converted.bundle)
+    served = bundle.processor.tokens(["程式"])
+    assert np.array_equal(served, bundle.processor.tokens(["程式", ""])[:1])
+    assert not np.array_equal(served, bundle.processor.tokens(["程序"]))  # 进程 by then
+    with PairsLmdb(built_converted.lmdb / "test") as split:
+        of_text = {text: image for image, _, text in split.pairs()}
+        files = [split.picture(image) for image in task.image_ids]
+    assert set(of_text) == {"骷髅头", "喷泉", "程序"}
+    scores = bundle.encode_text(task.texts) @ bundle.encode_image(files).T
+    right = [int(rows[0]) for rows in task.pictures_of_text]
+    first = float(np.mean([scores[n].argmax() == row for n, row in enumerate(right)]))
+    metrics = result_of(built_converted)["metrics"]["candidate"]
+    assert metrics["text_to_image/recall@1"] == pytest.approx(first)
+
+
+def test_few_test_pictures_are_said_to_prove_little(built: Any) -> None:
+    assert "only 6 test pictures: these figures prove little" in result_of(built)["notes"]
+
+
+def test_a_model_that_is_its_start_is_said_to_be(built: Any, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    said = "no epoch was better than the start on the valid split: the model is its start"
+    for epoch in (0, 1):
+        info = json.loads((built.bundle / "bundle.json").read_text("utf-8"))
+        (bundle / "bundle.json").unlink()
+        (bundle / "bundle.json").write_text(json.dumps(info | {"epoch": epoch}), "utf-8")
+        notes = call(built, tmp_path, bundle=bundle)["notes"]
+        assert (said in notes) == (epoch == 0)
 
 
 # --- the verdict ------------------------------------------------------------------------------
@@ -243,6 +292,30 @@ def test_queries_are_resampled_with_the_group_of_their_picture() -> None:
 
 
 # --- mistakes ---------------------------------------------------------------------------------
+
+
+def test_a_winner_that_would_replace_what_is_needed_is_refused_and_nothing_is_lost(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    champion = Store(store).model(result_of(built)["winner"])
+    done = call(built, tmp_path, bundle=bundle)
+    out = tmp_path / "evaluation"
+    folders = (bundle, champion, out, tmp_path / "winner")
+    before = [folder_sha256(folder) for folder in folders]
+    for winner, sentence in (
+        (bundle, "bundle is one of the bundles compared; name another folder"),
+        (tmp_path / "x" / ".." / "bundle", "is one of the bundles compared"),
+        (champion, "is one of the bundles compared"),
+        (out, "evaluation is --out; name another folder"),
+        (built.lmdb, "lmdb was written by the stage pack_lmdb"),
+        (built.collection, "holds files that this stage did not write"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call(built, tmp_path, bundle=bundle, store=store, pointer=1, winner=winner)
+        assert [folder_sha256(folder) for folder in folders] == before
+        assert read_manifest(out, "evaluate")
+    assert json.loads((out / "evaluation.json").read_text("utf-8")) == done
 
 
 def test_an_unknown_pointer_is_named(built: Any, store: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 
 import wentu
 from wentu import formats, pictures
@@ -23,6 +24,7 @@ from wentu.clip.text import Tokenizer
 from wentu.errors import FormatError, InputError, QualityError
 from wentu.formats import read_manifest
 from wentu.stages.export_onnx import Config, export_onnx, samples
+from wentu.store import Store
 
 TEXTS = ["一只黑狗在雪地里奔跑", "红色圆形", "a red car", "", "长" * 80]
 FloatArray = npt.NDArray[np.float32]
@@ -77,7 +79,12 @@ def test_a_bundle_is_written_with_its_proof(built: Any) -> None:
 
 def test_a_bundle_says_what_it_is_and_where_it_came_from(built: Any) -> None:
     info = json.loads((built.bundle / "bundle.json").read_text("utf-8"))
-    assert (info["architecture"], info["resolution"], info["dimension"]) == ("tiny", 64, 128)
+    assert (info["architecture"], info["family"], info["dimension"]) == (
+        "tiny",
+        "chinese-clip",
+        128,
+    )
+    assert Bundle(built.bundle).processor.resolution == 64
     assert info["checkpoint"] == formats.file_sha256(built.checkpoint / "epoch_best.pt")
     assert info["training"]["model"] == "tiny"
     model = checkpoint.load(built.checkpoint / "epoch_best.pt").model()
@@ -163,6 +170,50 @@ def test_every_way_to_load_the_model_gives_the_same_vectors(built: Any) -> None:
         assert encoder.dimension == 128
     labels = encoders[0].probabilities(images[0], ["红色圆形", "蓝色月牙"])
     assert sum(labels.values()) == pytest.approx(1)
+
+
+def test_mistake_05_a_query_with_curly_quotes_is_served_as_trained(built: Any) -> None:
+    bundle = Bundle(built.bundle)
+    curly, straight = bundle.encode_text(["“你好”,世界"]), bundle.encode_text(['"你好",世界'])
+    assert np.array_equal(curly, straight)
+    assert not np.array_equal(curly, bundle.encode_text(["你好,世界"]))
+
+
+# --- how input is prepared --------------------------------------------------------------------
+
+
+def wide(left: str, right: str) -> Image.Image:
+    """What tells it from another is at its ends."""
+    picture = Image.new("RGB", (300, 100), "grey")
+    picture.paste(left, (0, 0, 90, 100))
+    picture.paste(right, (210, 0, 300, 100))
+    return picture
+
+
+def test_what_is_served_crops_as_it_was_trained(built: Any, built_converted: Any) -> None:
+    places = (built.bundle, built_converted.bundle)
+    squash, crop = (Bundle(place) for place in places)
+    assert squash.processor.preprocessing.resize == "squash"
+    assert crop.processor.preprocessing.resize == "crop"
+    released = Store(built_converted.store).current()
+    assert released is not None
+    served = Bundle(Store(built_converted.store).model(released[1].model)).processor
+    assert served.preprocessing == crop.processor.preprocessing
+    one, two = wide("red", "blue"), wide("blue", "red")
+    for bundle, same in ((squash, False), (crop, True)):
+        vectors = bundle.encode_image([one, two])
+        assert np.allclose(vectors[0], vectors[1], atol=1e-6) == same
+    torch_side = wentu.load(str(built_converted.checkpoint / "epoch_best.pt"))
+    np.testing.assert_allclose(crop.encode_image([one]), torch_side.encode_image([one]), atol=1e-5)
+
+
+def test_what_is_served_converts_queries_as_captions_were(built_converted: Any) -> None:
+    bundle = Bundle(built_converted.bundle)
+    assert bundle.processor.convert == "tw2sp"
+    traditional, simplified = ["滑鼠", "一隻貓", "紅色的圓形"], ["鼠标", "一只猫", "红色的圆形"]
+    assert np.array_equal(bundle.encode_text(traditional), bundle.encode_text(simplified))
+    torch_side = wentu.load(str(built_converted.checkpoint / "epoch_best.pt"))
+    assert np.array_equal(torch_side.encode_text(traditional), torch_side.encode_text(simplified))
 
 
 # --- any batch, any length --------------------------------------------------------------------
@@ -258,7 +309,7 @@ def test_an_export_that_differs_is_not_released(built: Any, tmp_path: Path) -> N
     with torch.no_grad():
         model.text_projection.fill_(float("nan"))
     path = tmp_path / "nan.pt"
-    checkpoint.save(path, model, loaded.architecture, epoch=1, step=1, info={})
+    checkpoint.save(path, model, loaded, epoch=1, step=1, info={})
     with pytest.raises(QualityError, match="the exported model differs from the trained one"):
         export(built, tmp_path / "out", model=str(path))
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -274,8 +325,8 @@ def test_what_is_no_bundle_is_refused(built: Any, tmp_path: Path, broken: str) -
         info = json.loads((built.bundle / "bundle.json").read_text("utf-8"))
         path = tmp_path / "out" / "bundle.json"
         path.unlink()  # it may be a link to the original
-        path.write_text(json.dumps(info | {"format": 2}), "utf-8")
-        sentence = "out has format 2; this wentu reads 1"
+        path.write_text(json.dumps(info | {"format": formats.FORMAT + 1}), "utf-8")
+        sentence = f"out has format {formats.FORMAT + 1}; this wentu reads {formats.FORMAT}"
     with pytest.raises(FormatError, match=sentence):
         Bundle(tmp_path / "out")
 

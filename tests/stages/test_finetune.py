@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import shutil
+import sqlite3
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wentu import formats
 from wentu.clip import checkpoint
+from wentu.clip.convert import convert
+from wentu.clip.encoder import TorchEncoder
 from wentu.clip.model import TINY
 from wentu.errors import FormatError, InputError
 from wentu.formats import read_manifest
+from wentu.stages import pack_lmdb
 from wentu.stages.finetune import Config, finetune
 
 TINIEST = {"scratch": True, "batch_size": 8, "learning_rate": 1e-3}
@@ -143,9 +153,119 @@ def test_the_seed_draws_the_weights(built: Any, tmp_path: Path) -> None:
             out=tmp_path / f"{seed}",
             config=Config(epochs=0, seed=seed, **TINIEST),
         )
-    start = checkpoint.start("tiny", scratch=True, seed=0)[0].state_dict()
+    start = checkpoint.start("tiny", scratch=True, seed=0).model().state_dict()
     assert equal(state_of(tmp_path / "0" / "epoch_best.pt"), start)
     assert not equal(state_of(tmp_path / "1" / "epoch_best.pt"), start)
+
+
+# --- how input is prepared --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LMDB of 12 wide pictures that differ at their ends only: a crop sees none of it."""
+    root = tmp_path_factory.mktemp("wide")
+    tsv, catalog = root / "tsv", root / "catalog"
+    tsv.mkdir()
+    with closing(formats.create_catalog(catalog / "catalog.sqlite")) as db:
+        db.commit()
+    formats.write_manifest(catalog, formats.Manifest(stage="pairs", config={}, inputs={}))
+    rows = [formats.tsv_line(n, wide_png(20 * n, 250 - 20 * n)) for n in range(12)]
+    texts = [formats.Text(text_id=n, text=f"狗 {n}", image_ids=(n,)) for n in range(12)]
+    (tsv / "train_imgs.tsv").write_bytes(b"".join(rows))
+    (tsv / "train_texts.jsonl").write_bytes("".join(text.line() for text in texts).encode())
+    pack_lmdb.pack_lmdb(catalog=catalog, tsv=tsv, out=root / "lmdb", config=pack_lmdb.Config())
+    return root / "lmdb"
+
+
+def wide_png(left: int, right: int) -> bytes:
+    picture = Image.new("RGB", (300, 100), (128, 128, 128))
+    picture.paste((left, 0, 0), (0, 0, 90, 100))
+    picture.paste((0, 0, right), (210, 0, 300, 100))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tuned(tmp_path: Path, lmdb: Path, name: str = "out", **changed: Any) -> checkpoint.Checkpoint:
+    """The best checkpoint of one epoch."""
+    given = {key: changed.pop(key) for key in ("model", "context_length") if key in changed}
+    finetune(
+        lmdb=lmdb,
+        **{"model": "tiny", **given},
+        store=str(tmp_path / "store"),
+        out=tmp_path / name,
+        config=Config(**{"epochs": 1, **TINIEST, **changed}),
+    )
+    return checkpoint.load(tmp_path / name / "epoch_best.pt")
+
+
+def test_resize_reaches_training_and_is_in_the_checkpoint(wide: Path, tmp_path: Path) -> None:
+    found = {each: tuned(tmp_path, wide, each, resize=each) for each in ("squash", "crop", "pad")}
+    for name, loaded in found.items():
+        assert loaded.info["resize"] == loaded.processor().preprocessing.resize == name
+    states = [dict(loaded.state or {}) for loaded in found.values()]
+    assert not any(equal(one, other) for one, other in combinations(states, 2))
+    history = json.loads((tmp_path / "crop" / "history.json").read_text())
+    # Of twelve pictures that look alike none can be told from another, whatever the caption.
+    assert history[-1]["loss"] > (math.log(8) + math.log(4)) / 2 - 1e-3
+    encoders = {name: TorchEncoder(loaded) for name, loaded in found.items()}
+    one, two = wide_png(0, 250), wide_png(250, 0)
+    for name, encoder in encoders.items():
+        vectors = encoder.encode_image([one, two])
+        assert np.allclose(vectors[0], vectors[1], atol=1e-6) == (name == "crop")
+
+
+def test_on_squares_every_way_to_resize_is_the_same(built: Any, tmp_path: Path) -> None:
+    states = [state_of(built.checkpoint / "epoch_best.pt")]
+    states += [
+        dict(tuned(tmp_path, built.lmdb, each, resize=each).state or {}) for each in ("crop", "pad")
+    ]
+    assert equal(states[0], states[1])
+    assert equal(states[0], states[2])
+
+
+def test_auto_goes_on_as_the_start_was_trained(wide: Path, tmp_path: Path) -> None:
+    start = tuned(tmp_path, wide, "start", epochs=0, resize="crop", context_length=20)
+    assert start.processor().context_length == 20
+    best = str(tmp_path / "start" / "epoch_best.pt")
+    again = tuned(tmp_path, wide, "again", model=best, epochs=0, scratch=False)
+    assert (again.info["resize"], again.info["context_length"]) == ("crop", 20)
+    other = tuned(
+        tmp_path, wide, "other", model=best, epochs=0, scratch=False, resize="pad", context_length=9
+    )
+    assert (other.info["resize"], other.info["context_length"]) == ("pad", 9)
+
+
+def test_a_context_above_the_models_positions_is_refused_before_anything_long(
+    built: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--context-length 65: tiny has 64 positions"):
+        tuned(tmp_path, built.lmdb, context_length=65)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert [*(tmp_path / "store").rglob("*.pt")] == []
+    loaded = tuned(tmp_path, built.lmdb, context_length=64)
+    assert loaded.processor().context_length == 64
+    text = "长" * 80
+    assert loaded.processor().tokens([text]).shape == (1, 64)
+
+
+def test_captions_that_pairs_converted_are_not_converted_again(
+    built_converted: Any, tmp_path: Path
+) -> None:
+    """tw2sp of 檔案 is 文件; of 文件 it is 文档, which is no query for 檔案."""
+    best = built_converted.checkpoint / "epoch_best.pt"
+    loaded = checkpoint.load(best)
+    assert loaded.info["convert"] == loaded.processor().convert == "tw2sp"
+    with formats.PairsLmdb(built_converted.lmdb / "train") as split:
+        trained = {text for _, _, text in split.pairs()}
+    assert {convert(text, "tw2sp") for text in ("檔案", "滑鼠", "紅色的圓形")} <= trained
+    lmdb = Path(shutil.copytree(built_converted.lmdb, tmp_path / "lmdb"))
+    with closing(sqlite3.connect(lmdb / "catalog.sqlite")) as db:  # the same texts, as written
+        db.execute("UPDATE facts SET value = 'none' WHERE name = 'convert'")
+        db.commit()
+    tuned(tmp_path, lmdb, resize="crop")
+    assert equal(state_of(tmp_path / "out" / "epoch_best.pt"), state_of(best))
 
 
 # --- mistakes ---------------------------------------------------------------------------------
@@ -161,6 +281,7 @@ def test_the_seed_draws_the_weights(built: Any, tmp_path: Path) -> None:
         ({"weight_decay": -0.1}, r"--weight-decay -0\.1: give 0 or more"),
         ({"clip_norm": 0.0}, r"--clip-norm 0\.0: give more than 0"),
         ({"precision": "int8"}, "--precision 'int8' is none of: auto, bf16, fp16, fp32"),
+        ({"resize": "stretch"}, "--resize 'stretch' is none of: auto, squash, crop, pad"),
         ({"save_seconds": -1.0}, r"--save-seconds -1\.0: give 0 or more"),
     ],
 )
@@ -199,3 +320,31 @@ def test_an_unfinished_lmdb_is_refused(tmp_path: Path) -> None:
             out=tmp_path / "out",
             config=Config(scratch=True),
         )
+
+
+def test_an_output_of_another_stage_is_not_replaced(built: Any, tmp_path: Path) -> None:
+    lmdb = Path(shutil.copytree(built.lmdb, tmp_path / "lmdb"))
+    before = formats.folder_sha256(lmdb)
+    with pytest.raises(InputError, match="lmdb was written by the stage pack_lmdb; name a new or"):
+        finetune(
+            lmdb=lmdb,
+            model="tiny",
+            store=str(tmp_path / "store"),
+            out=lmdb,
+            config=Config(scratch=True),
+        )
+    assert formats.folder_sha256(lmdb) == before
+    assert read_manifest(lmdb, "pack_lmdb")
+
+
+def test_a_wrong_start_leaves_the_checkpoint_that_is_there(built: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tuned(tmp_path, built.lmdb, epochs=0)
+    before = formats.folder_sha256(out)
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    with pytest.raises(FormatError, match=r"broken\.pt cannot be read safely as a checkpoint"):
+        tuned(tmp_path, built.lmdb, model=str(tmp_path / "broken.pt"), scratch=False)
+    with pytest.raises(InputError, match="--context-length 99"):
+        tuned(tmp_path, built.lmdb, context_length=99)
+    assert formats.folder_sha256(out) == before
+    assert read_manifest(out, "finetune")

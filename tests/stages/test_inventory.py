@@ -25,7 +25,7 @@ def look(collection: Path, tmp_path: Path) -> Look:
     """inventory of ``collection``, which a test changes between two calls."""
 
     def run(**changed: Any) -> Answer:
-        config = {k: changed.pop(k) for k in ("train", "min_new") if k in changed}
+        config = {k: changed.pop(k) for k in ("train", "min_new", "max_deleted") if k in changed}
         given: dict[str, Any] = {
             "pictures": str(collection),
             "captions": str(collection),
@@ -71,7 +71,7 @@ def test_the_answer_and_the_listing_are_written(look: Look, store: Store, tmp_pa
     answer = look()
     assert read_answer(tmp_path / "inventory") == answer
     manifest = read_manifest(tmp_path / "inventory", "inventory")
-    assert manifest.counts == {"pictures": 24, "decision": "train"}
+    assert manifest.counts == {"pictures": 24, "passed_over": 3, "decision": "train"}
     rows = list(store.inventory(answer.inventory))
     assert [row[1] for row in rows[:2]] == ["pictures/0000.png", "pictures/0001.png"]
     assert [row[1] for row in rows[24:]] == ["cn_test.json", "cn_train.json", "cn_valid.json"]
@@ -143,6 +143,39 @@ def test_pictures_are_found_in_any_depth_and_spelling(
 def test_a_real_folder_of_photos_is_listed(look: Look, data: Path, tmp_path: Path) -> None:
     look(pictures=str(data / "photo-folder"), captions="names")
     assert read_manifest(tmp_path / "inventory").counts["pictures"] == 50
+
+
+def test_a_store_inside_of_the_collection_is_not_indexed(
+    built: Any, collection: Path, look: Look, tmp_path: Path
+) -> None:
+    """Neither the one that is worked with, which holds thumbnails, nor another."""
+    before = look().inventory
+    mine = str(collection / "wentu-store")
+    shutil.copytree(built.store, mine)
+    shutil.copytree(built.store, collection / "pictures" / "another")
+    assert len(list(Path(mine).rglob("*.jpg"))) == 24
+    for place in (str(tmp_path / "store"), mine):
+        answer = look(store=place)
+        assert answer.inventory == before
+        assert read_manifest(tmp_path / "inventory").counts["pictures"] == 24
+    fresh = collection / "a new store"
+    assert [look(store=str(fresh)).inventory for _ in range(2)] == [before, before]
+
+
+def test_what_is_no_picture_is_told_with_its_kind(
+    look: Look, store: Store, collection: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("clip.mp4", "raw.CR2", ".hidden.png"):
+        (collection / name).write_bytes(b"x")
+    answer = look()
+    said = capsys.readouterr().err
+    assert "passed over 6: 1 video, 1 picture in a format not read, " in said
+    assert read_manifest(tmp_path / "inventory").counts["passed_over"] == 6
+    passed = dict(store.passed_over(answer.inventory))
+    assert passed["clip.mp4"] == "video"
+    assert passed["raw.CR2"] == "unsupported"
+    assert passed[".hidden.png"] == "junk"
+    assert passed["cn_train.json"] == "other"
 
 
 # --- when to train ----------------------------------------------------------------------------
@@ -342,6 +375,102 @@ def test_without_captions_the_current_model_is_used(
     assert (answer.decision, answer.model) == ("refresh", "store:" + "m" * 32)
 
 
+def change_captions(collection: Path) -> None:
+    path = collection / "cn_train.json"
+    path.write_text(path.read_text("utf-8").replace("红色", "鲜红色"), "utf-8")
+
+
+def test_changed_captions_beside_few_pictures_are_said(
+    look: Look, store: Store, collection: Path, draw: Any
+) -> None:
+    finish(store, look())
+    change_captions(collection)
+    add_pictures(collection, draw, 1)
+    answer = look(min_new=5)
+    assert answer.decision == "refresh"
+    assert answer.reason == "1 new, 0 edited, 0 deleted, captions changed"
+    assert look(train=False, model="").reason == answer.reason
+
+
+def test_changed_captions_without_training_refresh(
+    look: Look, store: Store, collection: Path
+) -> None:
+    finish(store, look())
+    change_captions(collection)
+    answer = look(train=False, model="")
+    assert (answer.decision, answer.reason) == (
+        "refresh",
+        "0 new, 0 edited, 0 deleted, captions changed",
+    )
+
+
+def test_another_model_is_said(look: Look, store: Store, collection: Path, tmp_path: Path) -> None:
+    finish(store, look())
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"weights")
+    answer = look(train=False, model=str(weights), scratch=False)
+    assert (answer.decision, answer.model) == ("refresh", str(weights))
+    assert answer.reason == "0 new, 0 edited, 0 deleted, another model"
+
+
+# --- most of it is gone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gone", "limit", "refused"),
+    [
+        (12, 0.5, False),
+        (13, 0.5, True),
+        (13, 1.0, False),
+        (2, 0.05, True),
+        (0, 0.0, False),
+    ],
+)
+def test_a_collection_that_is_mostly_gone_is_refused(
+    look: Look,
+    store: Store,
+    collection: Path,
+    tmp_path: Path,
+    gone: int,
+    limit: float,
+    refused: bool,
+) -> None:
+    finish(store, look())
+    before = (tmp_path / "inventory" / "answer.json").read_bytes()
+    for path in sorted((collection / "pictures").iterdir())[:gone]:
+        path.unlink()
+    if not refused:
+        assert look(max_deleted=limit, min_new=50).decision == ("refresh" if gone else "skip")
+        return
+    sentence = (
+        rf"{gone} of the 24 pictures of the current release are not in .*collection: is it the "
+        r"right folder, and is its drive mounted\? .* --max-deleted 1\. .* another --store"
+    )
+    with pytest.raises(InputError, match=sentence):
+        look(max_deleted=limit)
+    assert (tmp_path / "inventory" / "answer.json").read_bytes() == before  # still finished
+    assert read_manifest(tmp_path / "inventory", "inventory")
+    assert len(list(store.storage.list("attempts"))) == 2  # of the first, with its end
+
+
+def test_another_folder_is_refused_and_renamed_files_are_not_gone(
+    look: Look, store: Store, collection: Path, draw: Any, tmp_path: Path
+) -> None:
+    finish(store, look())
+    draw(tmp_path / "elsewhere", range(300, 310))
+    with pytest.raises(InputError, match="24 of the 24 pictures of the current release are not in"):
+        look(pictures=str(tmp_path / "elsewhere"))
+    (collection / "pictures").rename(collection / "renamed")
+    assert look(max_deleted=0.0).decision == "train"
+
+
+def test_before_there_is_a_release_nothing_is_missed(look: Look, collection: Path) -> None:
+    look()
+    for path in sorted((collection / "pictures").iterdir())[:20]:
+        path.unlink()
+    assert look(max_deleted=0.0).decision == "train"
+
+
 # --- mistakes ---------------------------------------------------------------------------------
 
 
@@ -362,7 +491,7 @@ def test_missing_weights_are_named_before_anything_long(look: Look) -> None:
 
 def test_a_folder_without_pictures_is_named(look: Look, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty holds no picture \(\.bmp, "):
+    with pytest.raises(InputError, match=r"empty holds no picture\."):
         look(pictures=str(tmp_path / "empty"))
     with pytest.raises(InputError, match="nowhere: no such folder"):
         look(pictures=str(tmp_path / "nowhere"))
@@ -387,3 +516,8 @@ def test_min_new_is_checked() -> None:
 def test_the_answer_is_plain_json(look: Look, tmp_path: Path) -> None:
     answer = look()
     assert json.loads((tmp_path / "inventory" / "answer.json").read_text("utf-8")) == vars(answer)
+
+
+def test_max_deleted_is_a_share() -> None:
+    with pytest.raises(InputError, match=r"--max-deleted 50: give a share from 0 to 1"):
+        Config(max_deleted=50)

@@ -266,3 +266,47 @@ def test_a_broken_line_is_named(built: Any, tmp_path: Path) -> None:
         file.write(b"15 no tab\n")
     with pytest.raises(FormatError, match=r"train_imgs\.tsv, line 15"):
         pack_lmdb(catalog=built.catalog, tsv=tsv, out=tmp_path / "lmdb", config=Config())
+
+
+def packed(built: Any, out: Path) -> dict[str, bytes]:
+    """A finished output, and its files."""
+    pack_lmdb(catalog=built.catalog, tsv=built.tsv, out=out, config=Config())
+    return contents(out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_wrong_tsv_leaves_the_lmdb_that_is_there(built: Any, tmp_path: Path) -> None:
+    out = tmp_path / "lmdb"
+    before = packed(built, out)
+    (tmp_path / "empty").mkdir()
+    broken = shutil.copytree(built.tsv, tmp_path / "broken")
+    (broken / "test_texts.jsonl").write_text("no json\n")
+    for tsv in (tmp_path / "empty", tmp_path / "nowhere", built.catalog, broken):
+        with pytest.raises((InputError, FormatError)):
+            pack_lmdb(catalog=built.catalog, tsv=tsv, out=out, config=Config())
+        assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with PairsLmdb(out / "train") as split:
+        assert len(split) == 28
+
+
+def test_a_tsv_of_another_run_of_pairs_is_refused(
+    built: Any, collection: Path, pair: Callable[..., Any], tmp_path: Path
+) -> None:
+    (collection / "pictures/0000.png").unlink()
+    pair(collection, str(collection), str(tmp_path / "store"))
+    with pytest.raises(InputError, match=r"tsv and --catalog .* are of different runs of pairs"):
+        pack_lmdb(
+            catalog=built.catalog, tsv=tmp_path / "tsv", out=tmp_path / "lmdb", config=Config()
+        )
+    (tmp_path / "tsv/manifest.json").unlink()  # cut off while it was written
+    with pytest.raises(FormatError, match="tsv is not finished"):
+        pack_lmdb(
+            catalog=tmp_path / "catalog",
+            tsv=tmp_path / "tsv",
+            out=tmp_path / "lmdb",
+            config=Config(),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -14,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from wentu import formats, splits
+from wentu import formats
 from wentu.errors import InputError
 from wentu.formats import read_manifest, read_texts, read_tsv
 from wentu.stages.pairs import Config
@@ -185,7 +184,7 @@ def test_too_many_broken_pictures_stop_with_the_first_named(
 ) -> None:
     for number in (3, 5):
         (collection / f"pictures/{number:04d}.png").write_bytes(b"broken")
-    sentence = r"2 of 24 pictures cannot be read, more than --max-rejected 0\.05; the first: "
+    sentence = r"2 of 24 pictures cannot be read, more than --max-rejected 0\.05: "
     with pytest.raises(InputError, match=sentence + r"pictures/0003\.png"):
         pair(collection, str(collection), place)
 
@@ -324,6 +323,289 @@ def test_half_an_emoji_in_a_caption_does_no_harm(
     assert "狗" in texts
 
 
+# --- real collections -------------------------------------------------------------------------
+
+
+def captions_of(catalog: Path) -> dict[str, tuple[str, str | None]]:
+    """(caption, what the user wrote) of each path with one caption."""
+    query = (
+        "SELECT f.path, t.text, c.original FROM captions c JOIN texts t ON t.id = c.text "
+        "JOIN paths f ON f.picture = c.picture"
+    )
+    rows = rows_of(catalog, query)
+    found = {path: (text, original) for path, text, original in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_names_of_real_pictures_are_their_captions(
+    data: Path, pair: Pair, place: str, tmp_path: Path
+) -> None:
+    pair(data / "emoji-named", "names", place)
+    found = captions_of(tmp_path / "catalog")
+    files = [path.name for path in (data / "emoji-named").iterdir()]
+    assert found == {name: (name[5:].removesuffix(".png"), None) for name in files}
+    assert len(found) == 398
+    assert facts(tmp_path / "catalog")["captions_converted"] == 0
+    assert set(split_of_path(tmp_path / "catalog").values()) == set(formats.SPLITS)
+
+
+def test_names_in_traditional_characters_are_those_in_simplified_and_the_original_is_kept(
+    data: Path, pair: Pair, place: str, tmp_path: Path
+) -> None:
+    """The same 48 pictures twice; where both names are the same words, one caption comes out."""
+    simplified = {p.name[:4]: p.stem[5:] for p in (data / "emoji-named").iterdir()}
+    pair(data / "emoji-named-hant", "names", place, convert="t2s")
+    found = captions_of(tmp_path / "catalog")
+    assert len(found) == 48
+    same = set()
+    for path, (text, original) in found.items():
+        name = path[4:].removesuffix(".png")
+        assert (original or text) == name
+        assert len(text) == len(name)  # characters, not words
+        assert not set("圓頭電門車馬鍵東書無長紅標") & set(text)
+        if text == simplified[path[:4]]:
+            same.add(path[:4])
+    assert len(same) == 19
+    assert same >= {"1032", "1044", "1053", "1062", "1083", "1140", "1149", "1188"}
+    converted = [path for path, (_, original) in found.items() if original]
+    assert len(converted) == facts(tmp_path / "catalog")["captions_converted"] > 35
+    assert formats.facts(tmp_path / "catalog/catalog.sqlite") == {"convert": "t2s", "split": "open"}
+    texts = [
+        text.text
+        for split in formats.SPLITS
+        for text in read_texts(tmp_path / f"tsv/{split}_texts.jsonl")
+    ]
+    assert sorted(texts) == sorted(text for text, _ in found.values())
+
+
+def test_names_of_folders_are_captions_where_those_of_files_only_repeat_them(
+    data: Path, pair: Pair, place: str, tmp_path: Path
+) -> None:
+    root = data / "photo-folder"
+    with pytest.raises(InputError, match=r"--captions names: of 50 .*: use --captions folder\."):
+        pair(root, "names", place)
+    pair(root, "folder", place)
+    found = captions_of(tmp_path / "catalog")
+    assert found["dessert/戚风蛋糕/DSC08612.jpg"] == ("戚风蛋糕", None)
+    expected = {
+        path.relative_to(root).as_posix(): path.parent.name
+        for path in root.rglob("*")
+        if path.is_file() and path.parent.name != "imges"
+    }
+    assert {path: text for path, (text, _) in found.items()} == expected
+    assert len(found) == facts(tmp_path / "catalog")["pictures"] - 1 == 49
+
+
+def test_the_names_taken_as_captions_are_shown(
+    data: Path, pair: Pair, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair(data / "emoji-named-hant", "names", place, convert="t2s")
+    said = capsys.readouterr().err
+    assert "48 names are captions, 0 are not; for example:" in said
+    shown = [line.strip() for line in said.splitlines() if "→" in line]
+    assert len(shown) == 10
+    assert "1044鍵盤.png → 键盘" in shown
+
+
+FLICKR = {"train": 60, "val": 20}
+"""Pictures of cn_train.json and cn_val.json that are taken."""
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def flickr(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Rows]]:
+    """Some real pictures, and the rows of their captions; only such as GBK can write."""
+    root = tmp_path_factory.mktemp("flickr")
+    (root / "flickr8k-images").mkdir()
+    chosen: dict[str, Rows] = {}
+    for split, count in FLICKR.items():
+        rows: Rows = json.loads((data / f"flickr8k-cn/cn_{split}.json").read_text("utf-8"))
+        rows = [
+            r
+            for r in rows
+            if "".join(r["caption"]).encode("gbk", "ignore").decode("gbk") == "".join(r["caption"])
+        ]
+        chosen[split] = rows[:count]
+        for row in chosen[split]:
+            os.link(data / "flickr8k-cn" / row["image"], root / row["image"])
+    return root, chosen
+
+
+def write_json(folder: Path, root: Path, split: str, rows: Rows) -> None:
+    text = json.dumps(rows, ensure_ascii=False)
+    (folder / f"cn_{split}.json").write_text(text, encoding="utf-8")
+
+
+def write_jsonl(folder: Path, root: Path, split: str, rows: Rows) -> None:
+    lines = [json.dumps({"picture": r["image"], "captions": r["caption"]}) for r in rows]
+    (folder / f"cn_{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def pairs_of(rows: Rows) -> list[tuple[str, str]]:
+    return [(row["image"], text) for row in rows for text in row["caption"]]
+
+
+def write_csv(folder: Path, root: Path, split: str, rows: Rows, encoding: str = "utf-8") -> None:
+    with (folder / f"cn_{split}.csv").open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["编号", "图片", "描述"])
+        writer.writerows((n, *pair) for n, pair in enumerate(pairs_of(rows)))
+
+
+def write_gbk(folder: Path, root: Path, split: str, rows: Rows) -> None:
+    write_csv(folder, root, split, rows, "gbk")
+
+
+def write_xlsx(folder: Path, root: Path, split: str, rows: Rows) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    sheet = book.active
+    width = max(len(row["caption"]) for row in rows)
+    sheet.append(["filename", *(f"caption{n + 1}" for n in range(width))])
+    for row in rows:
+        sheet.append([Path(row["image"]).name, *row["caption"]])
+    book.save(folder / f"cn_{split}.xlsx")
+
+
+def write_clip(folder: Path, root: Path, split: str, rows: Rows) -> None:
+    """As cn_clip's README makes them: numbers of its own, the standard alphabet of base64."""
+    images = [row["image"] for row in rows]
+    with (folder / f"{split}_imgs.tsv").open("w", encoding="utf-8") as tsv:
+        for number, image in enumerate(images):
+            coded = base64.b64encode((root / image).read_bytes()).decode()
+            tsv.write(f"{1000 + number}\t{coded}\n")
+    with (folder / f"{split}_texts.jsonl").open("w", encoding="utf-8") as jsonl:
+        for number, (image, text) in enumerate(pairs_of(rows)):
+            row = {"text_id": number, "text": text, "image_ids": [1000 + images.index(image)]}
+            jsonl.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+LAYOUTS = [write_json, write_jsonl, write_csv, write_gbk, write_xlsx, write_clip]
+
+
+def everything(catalog: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """All that a catalog holds but the users' own ids."""
+    columns = {
+        "pictures": "id, digest, width, height, bytes, grp, split",
+        **dict.fromkeys(("paths", "texts", "captions", "rejected", "facts"), "*"),
+    }
+    return {
+        table: rows_of(catalog, f"SELECT {what} FROM {table} ORDER BY 1, 2")
+        for table, what in columns.items()
+    }
+
+
+def test_every_layout_gives_the_same_catalog(
+    flickr: tuple[Path, dict[str, Rows]], pair: Pair, tmp_path: Path
+) -> None:
+    root, chosen = flickr
+    found = {}
+    for write in LAYOUTS:
+        name = write.__name__.removeprefix("write_")
+        folder = tmp_path / name
+        folder.mkdir()
+        for split, rows in chosen.items():
+            write(folder, root, split, rows)
+        pair(root, str(folder), str(tmp_path / f"store-{name}"))
+        found[name] = everything(tmp_path / "catalog")
+        own = dict(rows_of(tmp_path / "catalog", "SELECT id, own_id FROM pictures"))
+        assert bool(any(own.values())) == (name in ("clip", "csv", "gbk"))
+    first = found["json"]
+    said = {(image, text.strip()) for rows in chosen.values() for image, text in pairs_of(rows)}
+    assert len(first["pictures"]) == len(first["paths"]) == sum(FLICKR.values())
+    assert len(first["captions"]) == len(said)
+    assert {row[-1] for row in first["pictures"]} == set(formats.SPLITS)
+    valid = {row["image"] for row in chosen["val"]}
+    assert {
+        path for path, split in split_of_path(tmp_path / "catalog").items() if split == "valid"
+    } == valid
+    for name, tables in found.items():
+        for table, rows in tables.items():
+            assert rows == first[table], f"{name} gives other {table}"
+
+
+def test_the_columns_of_a_table_can_be_named(
+    collection: Path, pair: Pair, place: str, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("a,b,c\n0001.png,狗,猫\n0002.png,鸟,鱼\n", "utf-8")
+    pair(collection, str(table), place, picture_column="a", caption_column="3")
+    texts = captions_of(tmp_path / "catalog")
+    assert texts == {"pictures/0001.png": ("猫", None), "pictures/0002.png": ("鱼", None)}
+
+
+def test_the_users_own_ids_are_kept(
+    collection: Path, pair: Pair, place: str, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("id,image,caption\nA-7,0001.png,狗\nB-8,0002.png,鸟\n", "utf-8")
+    pair(collection, str(table), place)
+    query = "SELECT f.path, p.own_id FROM paths f JOIN pictures p ON p.id = f.picture"
+    own = dict(rows_of(tmp_path / "catalog", query))
+    assert {path: each for path, each in own.items() if each} == {
+        "pictures/0001.png": "A-7",
+        "pictures/0002.png": "B-8",
+    }
+
+
+# --- broken pictures --------------------------------------------------------------------------
+
+
+def test_by_default_a_folder_with_broken_pictures_stops_at_once_with_every_reason_in_the_report(
+    data: Path, pair: Pair, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = r"10 of 29 pictures cannot be read, more than --max-rejected 0\.05: .*0\.35\."
+    with pytest.raises(InputError, match=sentence):
+        pair(data / "broken", "names", place)
+    value = json.loads((tmp_path / "catalog/report.json").read_text("utf-8"))
+    refused = {f"must-be-refused/{p.name}" for p in (data / "broken/must-be-refused").iterdir()}
+    assert {path for path, _ in value["rejected"]} == refused
+    assert all(reason for _, reason in value["rejected"])
+    page = (tmp_path / "catalog/report.html").read_text("utf-8")
+    assert all(path in page for path in refused)
+    assert f"All reasons: {tmp_path / 'catalog/report.html'}" in capsys.readouterr().err
+    assert not (tmp_path / "catalog/manifest.json").exists()
+    assert not (tmp_path / "tsv").exists()
+    assert list(Store(place).assignments()) == []
+
+
+def test_the_share_that_is_named_is_enough(data: Path, pair: Pair, place: str) -> None:
+    """What the sentence proposes works."""
+    with pytest.raises(InputError, match="--max-rejected") as caught:
+        pair(data / "broken", "names", place)
+    share = float(str(caught.value).split()[-1].rstrip("."))
+    pair(data / "broken", "names", place, max_rejected=share)
+
+
+def test_a_folder_of_nothing_but_broken_pictures_is_one_clear_error(
+    data: Path, pair: Pair, place: str
+) -> None:
+    sentence = "none of the 10 pictures can be read, so there is nothing to work on"
+    for limit in (0.05, 1.0):
+        with pytest.raises(InputError, match=sentence):
+            pair(data / "broken/must-be-refused", "names", place, max_rejected=limit)
+
+
+def test_tsv_and_catalog_do_not_go_into_one_folder(
+    collection: Path, built: Any, tmp_path: Path
+) -> None:
+    from wentu.stages.pairs import pairs
+
+    with pytest.raises(InputError, match=r"--tsv .*out is --out; name another folder"):
+        pairs(
+            pictures=str(collection),
+            captions="none",
+            store=built.store,
+            inventory=built.answer.inventory,
+            out=tmp_path / "out",
+            tsv=tmp_path / "out",
+            config=Config(),
+        )
+
+
 # --- splits -----------------------------------------------------------------------------------
 
 
@@ -394,80 +676,6 @@ def test_a_picture_never_moves_as_the_collection_grows(
         assert seen.items() <= found.items()
         seen = found
     assert set(seen.values()) == set(formats.SPLITS)
-
-
-Picture = tuple[int, int, str | None]
-"""Id, cluster, and the split that the user's files name."""
-
-
-def assign(
-    folder: Path, store: Store, pictures: list[Picture], **fractions: float
-) -> dict[int, str]:
-    """One run of the assignment over pictures with a caption each."""
-    path = folder / "catalog.sqlite"
-    path.unlink(missing_ok=True)
-    with closing(formats.create_catalog(path)) as db:
-        for number, cluster, own in pictures:
-            row = (number, b"", 1, 1, 1, cluster, own)
-            db.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            db.execute("INSERT INTO captions VALUES (?, 1)", (number,))
-        splits.assign(db, store, **({"valid_fraction": 0.3, "test_fraction": 0.3} | fractions))
-        return dict(db.execute("SELECT id, split FROM pictures").fetchall())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.dictionaries(st.integers(0, 2**63 - 1), st.integers(0, 5), max_size=14),
-    st.randoms(use_true_random=False),
-)
-def test_no_picture_moves_and_no_cluster_is_parted_however_a_collection_grows(
-    tmp_path_factory: pytest.TempPathFactory, looks: dict[int, int], rng: random.Random
-) -> None:
-    """``looks`` is what each picture looks like; they come in any order, a few at a time."""
-    folder = tmp_path_factory.mktemp("splits")
-    store = Store(str(folder / "store"))
-    order, here = rng.sample(sorted(looks), len(looks)), 0
-    before: dict[int, str] = {}
-    while here < len(order):
-        here += rng.randint(1, 4)
-        there = order[:here]
-        first = {look: min(p for p in there if looks[p] == look) for look in map(looks.get, there)}
-        found = assign(folder, store, [(p, first[looks[p]], None) for p in there])
-        assert before.items() <= found.items()
-        assert len({(looks[p], split) for p, split in found.items()}) == len(first)
-        before = found
-    assert assign(folder, store, [(p, p, None) for p in order]) == before
-
-
-@pytest.mark.parametrize(("one", "other"), [(5, 9), (9, 5)])
-def test_what_looks_like_a_test_picture_of_the_user_follows_it(
-    tmp_path: Path, one: int, other: int
-) -> None:
-    """Named for test by one file; its near copy stands in a file that names no split."""
-    for cluster in range(20, 30):
-        store = Store(str(tmp_path / f"store-{cluster}"))
-        pictures = [(one, cluster, "test"), (other, cluster, None)]
-        assert assign(tmp_path, store, sorted(pictures)) == {one: "test", other: "test"}
-
-
-def test_the_users_files_win_over_what_was_drawn_before(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "store"))
-    pictures: list[Picture] = [(number, number, None) for number in range(60)]
-    drawn = assign(tmp_path, store, pictures)
-    assert set(drawn.values()) == set(formats.SPLITS)
-    named: list[Picture] = [(n, n, ("test", "valid", "train")[n % 3]) for n in range(60)]
-    assert assign(tmp_path, store, named) == {n: own for n, _, own in named}
-
-
-def test_fractions_are_about_what_was_asked_for(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "store"))
-    found = assign(
-        tmp_path, store, [(n, n, None) for n in range(3000)], valid_fraction=0.1, test_fraction=0.3
-    )
-    counts = [list(found.values()).count(split) for split in ("train", "valid", "test")]
-    assert sum(counts) == 3000
-    for count, share in zip(counts, (0.6, 0.1, 0.3), strict=True):
-        assert abs(count / 3000 - share) < 0.03
 
 
 # --- mistakes ---------------------------------------------------------------------------------

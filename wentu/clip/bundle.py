@@ -5,6 +5,9 @@
     image.onnx        image float32 [batch, 3, R, R] -> unnorm_image_features [batch, D]
     tokenizer.json
 
+Files that Chinese-CLIP exported itself serve too (``wentu import``): a fixed batch is fed one by
+one, a fixed text length is filled up.
+
 No torch is needed to use one. Its digest is that of these files, so equal models are one model.
 """
 
@@ -18,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wentu import pictures
-from wentu.clip.text import Tokenizer
+from wentu.clip.processor import Processor
 from wentu.errors import FormatError
 from wentu.formats import FORMAT, batched, digest_of, file_sha256, read_json
 
@@ -72,17 +74,30 @@ class Bundle:
                 f"{folder} has format {self.info.get('format')}; this wentu reads {FORMAT}.",
                 f"{folder} 的格式版本是 {self.info.get('format')}，本版 wentu 只读 {FORMAT}。",
             )
-        self.resolution = int(self.info["resolution"])
-        self.context_length = int(self.info["context_length"])
-        self.dimension = int(self.info["dimension"])
-        self.logit_scale = float(self.info["logit_scale"])
-        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        try:
+            self.dimension = int(self.info["dimension"])
+            self.logit_scale = float(self.info["logit_scale"])
+            self.processor = Processor.load(folder, self.info["processor"])
+        except (KeyError, TypeError) as error:
+            raise FormatError(
+                f"{folder / BUNDLE} lacks {error}.", f"{folder / BUNDLE} 缺少 {error}。"
+            ) from None
         self._sessions: dict[str, Any] = {}
 
     def _run(self, name: str, batch: npt.NDArray[Any]) -> Features:
         if name not in self._sessions:
             self._sessions[name] = session(self.folder / f"{name}.onnx")
-        raw: Features = self._sessions[name].run(None, {name: batch})[0]
+        opened = self._sessions[name]
+        shape = opened.get_inputs()[0].shape
+        if name == "text" and isinstance(shape[1], int):  # 0 is [PAD]
+            batch = np.pad(batch, ((0, 0), (0, shape[1] - batch.shape[1])))
+        size = shape[0] if isinstance(shape[0], int) else max(1, len(batch))
+        assert size == 1 or not isinstance(shape[0], int), "an export has a batch of 1, or any"
+        parts = [
+            opened.run(None, {name: batch[start : start + size]})[0]
+            for start in range(0, len(batch), size)
+        ]
+        raw = np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
         length = np.linalg.norm(raw, axis=1, keepdims=True)
         return np.asarray(raw / np.maximum(length, 1e-12), np.float32)
 
@@ -91,27 +106,21 @@ class Bundle:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         result = np.empty((len(texts), self.dimension), np.float32)
         for rows in batched(order, batch_size):
-            tokens = self.tokenizer.encode([texts[i] for i in rows], self.context_length)
-            result[rows] = self._run("text", tokens)
+            result[rows] = self._run("text", self.processor.tokens([texts[i] for i in rows]))
         return result
 
     def encode_arrays(self, arrays: npt.NDArray[np.uint8]) -> Features:
         """L2-normalised [N, D] of prepared pictures, uint8 [N, R, R, 3]."""
-        return self._run("image", pictures.normalize(arrays))
+        return self._run("image", self.processor.normalize(arrays))
 
     def encode_image(self, images: Iterable[bytes | Image], batch_size: int = 32) -> Features:
         """L2-normalised [N, D] of encoded files or Pillow pictures; PictureError on a bad one."""
         with ThreadPoolExecutor() as pool:
             parts = [
-                self.encode_arrays(np.stack(list(pool.map(self.prepare, batch))))
+                self.encode_arrays(np.stack(list(pool.map(self.processor.pixels, batch))))
                 for batch in batched(images, batch_size)
             ]
         return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
-
-    def prepare(self, image: bytes | Image) -> npt.NDArray[np.uint8]:
-        """uint8 [R, R, 3] of a file's bytes or a decoded picture."""
-        picture = pictures.decode(image) if isinstance(image, bytes) else image
-        return pictures.to_array(picture, self.resolution)
 
 
 def training_of(bundle: Path) -> tuple[list[dict[str, float]], list[int]]:

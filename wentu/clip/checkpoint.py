@@ -1,26 +1,43 @@
-"""Reading and writing ``.pt`` checkpoints in Chinese-CLIP's form.
+"""Checkpoints: weights, how to build their model, and what it wants to be fed.
 
-A file is read with ``weights_only``: nothing in it is executed. What we write, cn_clip reads; one
-more key, ``wentu``, says how to build the model, so that no architecture arguments are needed.
+What we write, cn_clip reads; one more key, ``wentu``, says how to build the model and how its
+texts and pictures are prepared, so that no architecture arguments are needed. What others write
+is recognised by its tensors' names and shapes (see layouts.py).
 """
 
 from __future__ import annotations
 
-import os
-import pickle
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wentu.clip.model import NAMES, VISION_AND_TEXT, Architecture, architecture, build, infer
+from wentu.clip import layouts, openclip
+from wentu.clip.download import target
+from wentu.clip.files import beside, read_weights, save_atomic, weights_sha256
+from wentu.clip.model import (
+    FAMILIES,
+    NAMES,
+    VISION_AND_TEXT,
+    Architecture,
+    architecture,
+    build,
+    infer,
+    misfit,
+)
+from wentu.clip.processor import Processor
+from wentu.clip.text import Tokenizer
 from wentu.errors import FormatError, InputError
-from wentu.formats import FORMAT, file_sha256
+from wentu.formats import FORMAT, read_json
 from wentu.settings import weights_folder
 from wentu.storage import local_path
 
 if TYPE_CHECKING:
     import torch
+
+TUNED = ("context_length", "resize", "convert")
+"""Keys of ``Checkpoint.info`` that say how a fine-tuned model's input was prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,152 +45,257 @@ class Checkpoint:
     """Weights and what is known of them."""
 
     architecture: Architecture
-    state: Mapping[str, torch.Tensor]
-    """float32, bare names (no ``module.``), no BERT pooler."""
+    state: Mapping[str, torch.Tensor] | None = None
+    """float32, in our spelling; None: drawn from ``seed``."""
+    seed: int = 0
     epoch: int = 0
     step: int = 0
     info: Mapping[str, Any] = field(default_factory=dict)
     """Our own notes: what it was trained from and on; empty for foreign files."""
+    tokenizer_json: str = ""
+    """For families whose tokenizer is no part of an installed package."""
 
     def model(self) -> Any:
         """The model with these weights, float32, in evaluation mode."""
-        model = build(self.architecture)
-        missing, unexpected = model.load_state_dict(self.state, strict=False)
+        if self.state is None:
+            return build(self.architecture, self.seed).eval()
+        missing, unexpected = misfit(self.architecture, self.state)
         if missing or unexpected:
-            raise InputError(
-                f"the weights do not fit {self.architecture.name}: missing {missing[:3]}, "
-                f"unexpected {unexpected[:3]}.",
-                f"权重与 {self.architecture.name} 不符："
-                f"缺少 {missing[:3]}，多出 {unexpected[:3]}。",
+            raise FormatError(
+                f"the weights do not fit {self.architecture.name}: missing or of another shape "
+                f"{missing[:3]}, unexpected {unexpected[:3]}.",
+                f"权重与 {self.architecture.name} 不符：缺少或形状不同 {missing[:3]}，"
+                f"多出 {unexpected[:3]}。",
             )
+        model = build(self.architecture, self.seed)
+        model.load_state_dict(self.state)
         return model.eval()
+
+    def processor(self) -> Processor:
+        """How its texts and pictures are prepared: the family's way, as it was fine-tuned."""
+        arch = self.architecture
+        resize = str(self.info.get("resize") or arch.preprocessing.resize)
+        tokenizer = (
+            openclip.tokenizer_of(arch.config, self.tokenizer_json)
+            if arch.family == "openclip"
+            else Tokenizer.chinese_bert()
+        )
+        return Processor(
+            tokenizer=tokenizer,
+            preprocessing=replace(arch.preprocessing, resize=resize),
+            context_length=int(self.info.get("context_length") or arch.context_length),
+            convert=str(self.info.get("convert") or "none"),
+        )
+
+    def note(self) -> dict[str, Any]:
+        """What a file of ours says beside the tensors."""
+        return {
+            "format": FORMAT,
+            "name": self.architecture.name,
+            "family": self.architecture.family,
+            "config": dict(self.architecture.config),
+            "info": dict(self.info),
+            "tokenizer": self.tokenizer_json,
+        }
 
 
 def save(
     path: Path,
     model: Any,
-    arch: Architecture,
+    like: Checkpoint,
     *,
     epoch: int,
     step: int,
     info: Mapping[str, Any],
     optimizer: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all: keys ``module.*``, float32, on the CPU."""
+    """Write a checkpoint of ``like``'s kind: keys ``module.*``, float32, on the CPU."""
     import torch
 
     state = {f"module.{k}": v.detach().float().cpu() for k, v in model.state_dict().items()}
-    note = {"format": FORMAT, "name": arch.name, "config": dict(arch.config), "info": dict(info)}
+    made = replace(like, info=info)
     value = {
         "epoch": epoch,
         "step": step,
-        "name": arch.name,
+        "name": like.architecture.name,
         "state_dict": state,
         "optimizer": dict(optimizer or {}),
-        "wentu": note,
+        "wentu": made.note(),
     }
     save_atomic(path, value, torch.save)
 
 
-def save_atomic(path: Path, value: Any, writer: Any) -> None:
-    """``writer(value, file)`` to a temporary name, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        writer(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def load(path: Path, name: str = "") -> Checkpoint:
+    """A file or a folder of weights, whoever wrote it.
 
-
-def read_pt(path: Path) -> dict[str, Any]:
-    """The dictionary in a ``.pt`` file, without executing anything in it."""
-    import torch
-
+    Args:
+        name: the architecture, where the shapes do not tell (open_clip's).
+    """
+    value, notes = read_weights(path)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", f"{path} 不存在。") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise FormatError(
-            f"{path} cannot be read safely as a checkpoint ({first}); it is damaged or holds code.",
-            f"{path} 不能作为检查点安全读取({first})：文件已损坏或含有代码。",
-        ) from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path} holds no checkpoint.", f"{path} 不是检查点。")
-    return value
-
-
-def load(path: Path) -> Checkpoint:
-    """A checkpoint of ours or of Chinese-CLIP's, whatever its prefix and precision."""
-    value = read_pt(path)
-    raw = value.get("state_dict", value)
-    state = {
-        key.removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
-        for key, tensor in raw.items()
-        if hasattr(tensor, "is_floating_point") and "bert.pooler" not in key
-    }
-    note = value.get("wentu", {})
-    if note and note.get("format") != FORMAT:
-        raise FormatError(
-            f"{path} has format {note.get('format')}; this wentu reads {FORMAT}.",
-            f"{path} 的格式版本是 {note.get('format')}，本版 wentu 只读 {FORMAT}。",
-        )
-    arch = Architecture(name=note["name"], config=note["config"]) if note else infer(state)
+        note = json.loads(notes["wentu"]) if "wentu" in notes else value.get("wentu", {})
+        family, state = layouts.standard(layouts.weights_in(value))
+    except (ValueError, RecursionError, FormatError) as error:
+        raise FormatError(f"{path}: {error}", f"{path}：{error}") from None
+    if note:
+        arch = _noted(path, note)
+    elif name:
+        arch = architecture(name)
+        if family != "openclip" and arch.family != "openclip":
+            arch = replace(arch, family=family)
+    elif family == "openclip" and beside(path, openclip.CONFIG):
+        folder = path if path.is_dir() else path.parent
+        arch = Architecture(name="openclip", config=openclip.from_folder(folder), family="openclip")
+    else:
+        arch = infer(family, state)
+    if not note:
+        arch = _told_beside(path, arch)
+    if arch.family == family == "openclip":
+        state = openclip.adapted(arch.config, state)
+    tokenizer = str(note.get("tokenizer", "")) if note else _tokenizer_beside(path, arch)
     return Checkpoint(
         architecture=arch,
         state=state,
-        epoch=int(value.get("epoch", 0)),
-        step=int(value.get("step", 0)),
+        epoch=_whole(value.get("epoch", 0)),
+        step=_whole(value.get("step", 0)),
         info=note.get("info", {}),
+        tokenizer_json=tokenizer,
     )
 
 
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _noted(path: Path, note: Any) -> Architecture:
+    """The architecture in a file's own note."""
+    version = note.get("format") if isinstance(note, dict) else None
+    if version != FORMAT:
+        raise FormatError(
+            f"{path} has format {version}; this wentu reads {FORMAT}.",
+            f"{path} 的格式版本是 {version}，本版 wentu 只读 {FORMAT}。",
+        )
+    kinds = {"name": str, "config": dict, "family": str, "info": dict, "tokenizer": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(note.get(key), kind)]
+    if not wrong and note["family"] not in FAMILIES:
+        wrong = ["family"]
+    if wrong:
+        raise FormatError(
+            f"{path}: its note lacks or has a strange {', '.join(wrong)}.",
+            f"{path} 的说明缺少 {'、'.join(wrong)}，或其值无效。",
+        )
+    return Architecture(name=note["name"], config=note["config"], family=note["family"])
+
+
+def _told_beside(path: Path, arch: Architecture) -> Architecture:
+    """What only the files beside foreign weights say: heads, padding, the text tower's config."""
+    found = beside(path, "config.json")
+    value = read_json(found) if found else {}
+    config = dict(arch.config)
+    try:
+        if arch.family == "openclip":
+            tokens = beside(path, "tokenizer_config.json")
+            pad = read_json(tokens).get("pad_token") if tokens else None
+            if isinstance(pad, dict):
+                pad = pad.get("content")
+            config |= {"tokenizer": {"pad_id": pad}} if pad else {}
+            if "hf_model_name" in config["model"]["text_cfg"] and value.get("model_type"):
+                config |= {"text_config": value}
+        elif value.get("model_type") == "chinese_clip":
+            config |= _of_hugging_face(value, config)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise FormatError(
+            f"{found}: not the config of such a model ({error!r}).",
+            f"{found}：不是该类模型的配置({error!r})。",
+        ) from None
+    return replace(arch, config=config)
+
+
+def _of_hugging_face(value: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json of transformers' ChineseCLIPModel knows beyond the shapes.
+
+    What it leaves out is as in ViT-B-16. A config of other sizes belongs to another file.
+    """
+    text, vision = value.get("text_config") or {}, value.get("vision_config") or {}
+    width = int(config["vision_width"])
+    sizes = text.get("hidden_size", 768), vision.get("hidden_size", 768)
+    if sizes != (config["text_hidden_size"], width):
+        return {}
+    odd = {
+        "hidden_act": vision.get("hidden_act", "quick_gelu") != "quick_gelu",
+        "layer_norm_eps": (text.get("layer_norm_eps", 1e-12), vision.get("layer_norm_eps", 1e-5))
+        != (1e-12, 1e-5),
+    }
+    if any(odd.values()):
+        names = ", ".join(name for name, is_odd in odd.items() if is_odd)
+        raise ValueError(f"{names} other than Chinese-CLIP's")
+    return {
+        "text_num_attention_heads": int(text.get("num_attention_heads", 12)),
+        "text_hidden_act": str(text.get("hidden_act", "gelu")),
+        "vision_head_width": width // int(vision.get("num_attention_heads", 12)),
+    }
+
+
+def _tokenizer_beside(path: Path, arch: Architecture) -> str:
+    found = beside(path, "tokenizer.json") if arch.family == "openclip" else None
+    return found.read_text(encoding="utf-8") if found else ""
+
+
+# --- what a model name or path means -----------------------------------------------------------
+
+
+def is_name(model: str) -> bool:
+    """Is it the name of an architecture rather than a path?"""
+    return model in NAMES or model.startswith(openclip.PREFIX)
+
+
 def find_weights(model: str) -> Path | None:
-    """The file that ``model`` (a name or a path) starts from; None: drawn from a seed.
+    """The file or folder that ``model`` (a name or a path) starts from; None: drawn from a seed.
 
     Raises InputError that names the file and the folder where pretrained weights are missing.
     """
     if model == "tiny":
         return None
-    if model in VISION_AND_TEXT:
-        path = weights_folder() / VISION_AND_TEXT[model][2]
+    if not is_name(model):
+        path = local_path(model)
         if not path.exists():
             raise InputError(
-                f"the pretrained weights of {model} are not on this machine: put {path.name} into "
-                f"{path.parent} (or name its folder in WENTU_WEIGHTS), add --scratch to train "
-                "from random weights, or --model tiny for a small model.",
-                f"本机没有 {model} 的预训练权重：请把 {path.name} 放入 {path.parent}"
-                "(或用 WENTU_WEIGHTS 指定目录)，或加 --scratch 从随机权重训练，"
-                "或用 --model tiny 训练小模型。",
+                f"--model {model}: neither a file nor one of {', '.join(NAMES)}.",
+                f"--model {model}：既不是文件，也不是 {', '.join(NAMES)} 之一。",
             )
         return path
-    path = local_path(model)
-    if not path.is_file():
+    if model not in VISION_AND_TEXT and not openclip.split_name(model)[1]:
+        architecture(model)  # names the known ones
         raise InputError(
-            f"--model {model}: neither a file nor one of {', '.join(NAMES)}.",
-            f"--model {model}：既不是文件，也不是 {', '.join(NAMES)} 之一。",
+            f"{model} names no weights: add @TAG (`wentu weights get {model}` lists them), or "
+            "--scratch to train from random weights.",
+            f"{model} 没有指明权重：请加上 @标签(运行 wentu weights get {model} 可列出)，"
+            "或加 --scratch 从随机权重训练。",
+        )
+    path = target(model, weights_folder())
+    if not path.exists():
+        raise InputError(
+            f"the pretrained weights of {model} are not on this machine: run `wentu weights get "
+            f"{model}`, or put {path.name} into {path.parent} (or name its folder in "
+            "WENTU_WEIGHTS), add --scratch to train from random weights, or --model tiny for a "
+            "small model.",
+            f"本机没有 {model} 的预训练权重：请运行 wentu weights get {model}，或把 {path.name} "
+            f"放入 {path.parent}(或用 WENTU_WEIGHTS 指定目录)，或加 --scratch 从随机权重训练，"
+            "或用 --model tiny 训练小模型。",
         )
     return path
 
 
-def start(model: str, *, scratch: bool = False, seed: int = 0) -> tuple[Any, Architecture]:
-    """The model that a training starts from: pretrained weights, a checkpoint, or a seed."""
-    if scratch and model in NAMES:
-        arch = architecture(model)
-        return build(arch, seed), arch
-    path = find_weights(model)
+def start(model: str, *, scratch: bool = False, seed: int = 0) -> Checkpoint:
+    """What a training starts from: pretrained weights, a checkpoint, or a seed."""
+    path = None if scratch and is_name(model) else find_weights(model)
     if path is None:
-        arch = architecture(model)
-        return build(arch, seed), arch
-    checkpoint = load(path)
-    if scratch:
-        return build(checkpoint.architecture, seed), checkpoint.architecture
-    return checkpoint.model(), checkpoint.architecture
+        return Checkpoint(architecture=architecture(model), seed=seed)
+    found = load(path, model if model.startswith(openclip.PREFIX) else "")
+    return replace(found, state=None, seed=seed) if scratch else found
 
 
 def weights_digest(model: str, *, scratch: bool = False) -> str:
-    """SHA-256 of the file that ``model`` starts from; empty where it is drawn from a seed."""
-    path = None if scratch and model in NAMES else find_weights(model)
-    return file_sha256(path) if path else ""
+    """The digest of what ``model`` starts from; empty where it is drawn from a seed."""
+    path = None if scratch and is_name(model) else find_weights(model)
+    return weights_sha256(path) if path else ""

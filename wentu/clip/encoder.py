@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wentu import pictures
 from wentu.clip.bundle import BUNDLE, Bundle
-from wentu.clip.model import NAMES
-from wentu.clip.text import Tokenizer
 from wentu.errors import InputError
 from wentu.formats import batched
 from wentu.storage import local_path
 
 if TYPE_CHECKING:
-    pass
+    from wentu.clip.checkpoint import Checkpoint
 
 Features = npt.NDArray[np.float32]
 Picture = "str | Path | bytes | Image"
@@ -68,23 +65,18 @@ class BundleEncoder(Encoder):
 class TorchEncoder(Encoder):
     """Over a torch model, in float32 on the CPU."""
 
-    def __init__(self, model: Any, resolution: int, context_length: int = 52) -> None:
-        self.model, self.resolution, self.context_length = model.eval(), resolution, context_length
-        self.dimension = int(model.text_projection.shape[1])
-        self.logit_scale = float(model.logit_scale.detach().exp())
-        self._tokenizer = Tokenizer.chinese_bert()
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model, self.processor = checkpoint.model(), checkpoint.processor()
+        self.dimension = checkpoint.architecture.embed_dim
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def encode_text(self, texts: Sequence[str]) -> Features:
-        tokens = (self._tokenizer.encode(part, self.context_length) for part in batched(texts, 64))
+        tokens = (self.processor.tokens(part) for part in batched(texts, 64))
         return self._features(self.model.encode_text, tokens)
 
     def encode_image(self, images: Sequence[Any]) -> Features:
-        decoded = (
-            pictures.decode(image) if isinstance(image, bytes) else image
-            for image in opened(images)
-        )
-        arrays = (pictures.to_array(picture, self.resolution) for picture in decoded)
-        prepared = (pictures.normalize(np.stack(part)) for part in batched(arrays, 32))
+        arrays = (self.processor.pixels(image) for image in opened(images))
+        prepared = (self.processor.normalize(np.stack(part)) for part in batched(arrays, 32))
         return self._features(self.model.encode_image, prepared)
 
     def _features(self, encode: Any, batches: Any) -> Features:
@@ -118,17 +110,15 @@ def find_bundle(place: str) -> Path | None:
 
 def load_encoder(name: str) -> Encoder:
     """See ``wentu.load``."""
-    from wentu.clip.checkpoint import find_weights, load
+    from wentu.clip.checkpoint import is_name, start
 
-    bundle = None if name in NAMES else find_bundle(name)
+    bundle = None if is_name(name) else find_bundle(name)
     if bundle:
         return BundleEncoder(Bundle(bundle))
-    path = find_weights(name)
-    if path is None:
+    checkpoint = start(name)
+    if checkpoint.state is None:
         raise InputError(
             f"{name} has no pretrained weights; load a checkpoint or a store of it.",
             f"{name} 没有预训练权重；请加载它的检查点或仓库。",
         )
-    checkpoint = load(path)
-    length = int(checkpoint.info.get("context_length", 52))
-    return TorchEncoder(checkpoint.model(), checkpoint.architecture.resolution, length)
+    return TorchEncoder(checkpoint)

@@ -1,6 +1,8 @@
-"""The models: cn_clip's classes, its named architectures, our ``tiny`` one, and shapes -> model.
+"""The models: families, named architectures, our ``tiny`` one, and shapes -> model.
 
-cn_clip takes 4 s to import, so it is imported where a model is built and nowhere else.
+A family says how a model computes: Chinese-CLIP's (cn_clip's classes), clip-pytorch's, open_clip's.
+Whatever the family, a model has ``encode_image``, ``encode_text`` and ``logit_scale``. cn_clip
+takes 4 s to import, so it is imported where a model is built and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wentu.errors import InputError
+from wentu.clip import clip_pytorch, openclip
+from wentu.errors import FormatError, InputError, WentuError
+from wentu.pictures import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -50,28 +54,49 @@ TINY: dict[str, Any] = {
 BERT's initializer_range of 0.02 is made for a width of 768; the same share of the signal at width
 128 needs about 0.08 (1 / sqrt(width) = 0.09). With 0.02 the text tower is what learns last."""
 NAMES = ("tiny", *VISION_AND_TEXT)
+FAMILIES = ("chinese-clip", "clip-pytorch", "openclip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What it takes to build a model: the keyword arguments of cn_clip's CLIP."""
+    """What it takes to build a model."""
 
     name: str
     config: Mapping[str, Any]
-
-    @property
-    def resolution(self) -> int:
-        """Pixels of a side of the model's square input."""
-        return int(self.config["image_resolution"])
+    """chinese-clip and clip-pytorch: the keyword arguments of cn_clip's CLIP; openclip: the
+    package's own config under ``model``, and ``preprocessing``."""
+    family: str = "chinese-clip"
 
     @property
     def embed_dim(self) -> int:
         """Length of the embeddings."""
-        return int(self.config["embed_dim"])
+        own = self.config["model"] if self.family == "openclip" else self.config
+        return int(own["embed_dim"])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that the model was made for."""
+        if self.family == "openclip":
+            return int(self.config["model"]["text_cfg"].get("context_length", 77))
+        return {"chinese-clip": 52, "clip-pytorch": clip_pytorch.CONTEXT_LENGTH}[self.family]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the family turns pictures into its input."""
+        if self.family == "openclip":
+            return Preprocessing.from_json(self.config["preprocessing"])
+        resize = "crop" if self.family == "clip-pytorch" else "squash"
+        return Preprocessing(resolution=int(self.config["image_resolution"]), resize=resize)
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of a side of the model's square input."""
+        return self.preprocessing.resolution
 
 
 @cache
-def _cn_clip_folder() -> Path:
+def cn_clip_folder() -> Path:
+    """Where cn_clip keeps its configs and its vocabulary; found without importing it."""
     spec = importlib.util.find_spec("cn_clip")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -83,37 +108,48 @@ def _cn_clip_folder() -> Path:
 
 def architecture(name: str) -> Architecture:
     """A named architecture; InputError lists the known ones."""
+    if name.startswith(openclip.PREFIX):
+        return Architecture(name=name, config=openclip.config_of(name), family="openclip")
     if name == "tiny":
         return Architecture(name=name, config=TINY)
     if name not in VISION_AND_TEXT:
         raise InputError(
-            f"no model is called {name!r}; known: {', '.join(NAMES)}, or a path to a checkpoint.",
-            f"没有名为 {name!r} 的模型；可用：{', '.join(NAMES)}，或检查点文件的路径。",
+            f"no model is called {name!r}; known: {', '.join(NAMES)}, openclip:NAME, or a "
+            "path to a checkpoint.",
+            f"没有名为 {name!r} 的模型；可用：{', '.join(NAMES)}、openclip:名称，或检查点的路径。",
         )
     config: dict[str, Any] = {}
     for part in VISION_AND_TEXT[name][:2]:
-        config |= json.loads((_cn_clip_folder() / "model_configs" / f"{part}.json").read_text())
+        config |= json.loads((cn_clip_folder() / "model_configs" / f"{part}.json").read_text())
     if isinstance(config["vision_layers"], str):
         config["vision_layers"] = list(ast.literal_eval(config["vision_layers"]))
     return Architecture(name=name, config=config)
 
 
-def infer(state: Mapping[str, torch.Tensor]) -> Architecture:
-    """The architecture that a state dict was made with, from the shapes of its tensors."""
+def infer(family: str, state: Mapping[str, torch.Tensor]) -> Architecture:
+    """The architecture that a state dict was made with, from the shapes of its tensors.
+
+    ``state`` is spelled as ``layouts.standard`` leaves it. Attention heads are in no shape: they
+    are those of the named model that fits, else of 64 units, as in all of OpenAI's and BERT's.
+    """
     try:
+        if family == "openclip":
+            return Architecture(name="openai", config=openclip.from_openai(state), family=family)
         shape = _shape_of(state)
-    except KeyError as error:
-        raise InputError(
-            f"the checkpoint has no tensor {error}: it is not a Chinese-CLIP model.",
-            f"检查点中没有张量 {error}：这不是 Chinese-CLIP 模型。",
+    except (KeyError, IndexError) as error:
+        raise FormatError(
+            f"the checkpoint has no tensor {error}: its model cannot be told from its shapes; "
+            "name it with `wentu weights convert --architecture NAME`.",
+            f"检查点中没有张量 {error}，无法由形状推断模型；"
+            "请用 wentu weights convert --architecture 名称 指定。",
         ) from None
     for name in NAMES:
         known = architecture(name).config
         if all(known.get(key) == value for key, value in shape.items()):
-            return Architecture(name=name, config=known)
+            return Architecture(name=name, config=known, family=family)
     base = dict(architecture("ViT-B-16").config) | shape
-    base["text_num_attention_heads"] = shape["text_hidden_size"] // 64
-    return Architecture(name="custom", config=base)
+    base["text_num_attention_heads"] = max(1, shape["text_hidden_size"] // 64)
+    return Architecture(name="custom", config=base, family=family)
 
 
 def _count(state: Mapping[str, Any], prefix: str) -> int:
@@ -133,6 +169,7 @@ def _shape_of(state: Mapping[str, Any]) -> dict[str, Any]:
             0
         ],
         "text_num_hidden_layers": _count(state, "bert.encoder.layer."),
+        "text_type_vocab_size": state["bert.embeddings.token_type_embeddings.weight"].shape[0],
     }
     if "visual.attnpool.positional_embedding" in state:  # a ResNet
         width = state["visual.layer1.0.conv1.weight"].shape[0]
@@ -153,17 +190,61 @@ def _shape_of(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def misfit(arch: Architecture, state: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """(what ``state`` lacks of the model or has in another shape, what it has beyond it).
+
+    The model is laid out without memory: a damaged file may speak of a word list of a terabyte.
+    Raises FormatError for a config that no model can be built from.
+    """
+    import torch
+
+    try:
+        if _layers(arch.config) > len(state):
+            raise ValueError("more layers than tensors")
+        with torch.device("meta"):
+            own = build(arch).state_dict()
+    except (WentuError, MemoryError):
+        raise
+    except Exception as error:  # whatever the builders stumble over
+        raise FormatError(
+            f"no model can be built as this file says ({repr(error)[:200]}).",
+            f"无法按该文件的说明构建模型({repr(error)[:200]})。",
+        ) from None
+    lacking = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    return lacking, [key for key in state if key not in own]
+
+
+def _layers(config: object, name: str = "") -> int:
+    """The largest number of layers that a config speaks of, at any depth."""
+    if isinstance(config, Mapping):
+        return max((_layers(value, str(key)) for key, value in config.items()), default=0)
+    if isinstance(config, list | tuple):
+        return sum(_layers(value, name) for value in config)
+    return config if isinstance(config, int) and "layers" in name else 0
+
+
 def build(arch: Architecture, seed: int = 0) -> Any:
-    """A cn_clip CLIP in float32 with weights drawn from ``seed``, in training mode."""
+    """The model in float32 with weights drawn from ``seed``, in training mode."""
+    import torch
+
+    makers = {
+        "chinese-clip": _chinese_clip,
+        "clip-pytorch": clip_pytorch.build,
+        "openclip": openclip.build,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return makers[arch.family](arch.config).float().train()
+
+
+def _chinese_clip(config: Mapping[str, Any]) -> Any:
     import torch
     from cn_clip.clip.model import CLIP
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIP(**arch.config).float()
-        if hasattr(model.visual, "class_embedding"):
-            # cn_clip draws positions with a spread of width**-0.5, a tenth of the patches':
-            # harmless where weights replace them, but from scratch a model hardly learns where
-            # things are (demo, 600 steps: recall@1 0.30 with 0.09, 0.46 with 0.5, 0.85 with 1.0).
-            torch.nn.init.normal_(model.visual.positional_embedding, std=1.0)
-        return model
+    model = CLIP(**config)
+    if hasattr(model.visual, "class_embedding"):
+        # cn_clip draws positions with a spread of width**-0.5, a tenth of the patches':
+        # harmless where weights replace them, but from scratch a model hardly learns where
+        # things are (demo, 600 steps: recall@1 0.30 with 0.09, 0.46 with 0.5, 0.85 with 1.0).
+        torch.nn.init.normal_(model.visual.positional_embedding, std=1.0)
+    return model

@@ -1,7 +1,8 @@
 """Texts -> token ids: the one way for training, evaluation and serving. No torch, no cn_clip.
 
 The ids are those of Chinese-CLIP's own tokenizer (``cn_clip/clip/bert_tokenizer.py``, Google's
-BERT of 2018), exactly: compared on every code point there is. Hugging Face's BertNormalizer is
+BERT of 2018) for ``clean(text)``, exactly: compared on every code point there is. What ``clean``
+does beyond Chinese-CLIP's own preparation stands in ``normalise``. Hugging Face's BertNormalizer is
 *not* that: it differs on 138,227 code points, because it drops private-use characters, has other
 Unicode tables than Python's, and does not space 256 characters of CJK extension E; its ready-made
 tokenizer also gives up on words above 100 characters (cn_clip: 200), finds "[SEP]" written in a
@@ -18,13 +19,15 @@ from __future__ import annotations
 import importlib.util
 import unicodedata
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from wentu.clip.normalise import REPLACED
+from wentu.clip.tokenizer_file import parse_tokenizer, read_tokenizer, refusing
 from wentu.errors import FormatError, InputError
 
 _CACHED_WORDS = 100_000
@@ -41,15 +44,6 @@ _CJK = (
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
-
-
-def clean(text: str) -> str:
-    """The one normaliser: lower case, curly double quotes straight, no white space around.
-
-    Chinese-CLIP does the first two in training and evaluation only (``_preprocess_text``); its
-    served queries keep their curly quotes, which the model never saw.
-    """
-    return text.lower().replace("“", '"').replace("”", '"').strip()
 
 
 class Tokenizer:
@@ -91,12 +85,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
         """The tokenizer that ``save`` wrote. Raises FormatError on any other file."""
-        try:
-            loaded = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise FormatError(
-                f"{path} is no tokenizer.json: {error}", f"{path} 不是 tokenizer.json：{error}"
-            ) from error
+        loaded, _ = parse_tokenizer(read_tokenizer(path), str(path))
         special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
         known = all(loaded.token_to_id(token) is not None for token in special)
         if not known or not isinstance(loaded.model, tokenizers.models.WordPiece):
@@ -104,7 +93,14 @@ class Tokenizer:
                 f"{path} is no BERT tokenizer (WordPiece with {', '.join(special)}).",
                 f"{path} 不是 BERT 分词器（含 {'、'.join(special)} 的 WordPiece）。",
             )
+        with refusing(str(path)):
+            loaded.model.tokenize("\U0010fffe")  # unknown, which a broken model has no id for
         return cls(loaded)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``wentu.clip.tokenizers.load_tokenizer`` needs beside the file."""
+        return {"kind": "bert"}
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json, in the format of the ``tokenizers`` library."""
@@ -141,7 +137,7 @@ class Tokenizer:
         """The first ``limit`` ids of a text, without [CLS] and [SEP]."""
         known = self._words
         ids: list[int] = []
-        for word in clean(text).translate(self._split).split():
+        for word in text.lower().translate(self._split).split():
             ids.extend(known.get(word) or self._pieces(word))
             if len(ids) >= limit:
                 break
@@ -161,6 +157,7 @@ class Tokenizer:
 class _Splitter(dict[int, str]):
     """For ``str.translate``: code point -> what stands for it, spaces where words end.
 
+    What ``clean`` does to a character (so that needs no pass of its own), then what cn_clip does:
     cn_clip's BasicTokenizer one character at a time, filled as characters are met: drop control
     characters, put space around CJK, decompose (NFD), drop accents, put space around punctuation.
     Character by character is exact although NFD also sorts marks: the marks that are kept
@@ -168,7 +165,7 @@ class _Splitter(dict[int, str]):
     """
 
     def __missing__(self, code: int) -> str:
-        self[code] = result = _stand_in(chr(code))
+        self[code] = result = "".join(map(_stand_in, REPLACED.get(code, chr(code))))
         return result
 
 
@@ -208,10 +205,11 @@ def _bert(vocabulary: Path) -> tokenizers.Tokenizer:
     model = tokenizers.models.WordPiece(
         entries, unk_token="[UNK]", max_input_chars_per_word=200, continuing_subword_prefix="##"
     )
+    seen = [(code, by) for code, by in REPLACED.items() if by.strip()]  # BERT drops the others
     bert = tokenizers.Tokenizer(model)
     bert.normalizer = tokenizers.normalizers.Sequence(
         [
-            *map(tokenizers.normalizers.Replace, "“”", repeat('"')),
+            *(tokenizers.normalizers.Replace(chr(code), by) for code, by in seen),
             tokenizers.normalizers.BertNormalizer(strip_accents=True, lowercase=True),
         ]
     )

@@ -42,6 +42,9 @@ def execute(release: str | None, store: str | None, unpin: bool, no_refresh: boo
     """Roll back, then refresh the same collection with that model."""
     vault = Store(store or store_place())
     console = make_console()
+    if not (unpin or no_refresh):
+        current(vault)
+        refresh_values(vault)  # a collection that is gone is said before anything changes
     with vault.storage.lock("promote"):
         pointer = unpinned(vault) if unpin else rolled_back(vault, release)
     if unpin:
@@ -81,8 +84,7 @@ def rolled_back(store: Store, release: str | None) -> Pointer:
     pointer = current(store)
     model = store.release(pointer.release).model
     if release is None:
-        earlier = (p.release for p in reversed(store.pointers()))
-        release = next((r for r in earlier if store.release(r).model != model), None)
+        release = earlier_model(store, model)
         if release is None:
             raise InputError(
                 "there is no earlier model to go back to.", "没有可以回退的更早的模型。"
@@ -92,6 +94,16 @@ def rolled_back(store: Store, release: str | None) -> Pointer:
     use_tracking(store)
     repair_aliases(store)
     return found
+
+
+def earlier_model(store: Store, model: str) -> str | None:
+    """The newest release of the model before ``model``: what was left by a rollback is not back."""
+    before: list[str] = []
+    for pointer in store.pointers():
+        if store.release(pointer.release).model == model:
+            break
+        before.append(pointer.release)
+    return before[-1] if before else None
 
 
 def use_tracking(store: Store) -> None:
@@ -104,15 +116,20 @@ def use_tracking(store: Store) -> None:
 def refresh(store: Store, console: Console) -> Any:
     """Index what came since, with the model that is current now."""
     from wentu.commands.run import execute as run
+
+    return run(refresh_values(store), console)
+
+
+def refresh_values(store: Store) -> dict[str, Any]:
+    """The parameters of a refresh: the collection as it last ran with success."""
     from wentu.orchestrate.local import runs
     from wentu.orchestrate.parameters import complete
 
     found = store.current()
     assert found is not None
-    runs_done = (each["parameters"] for each in reversed(runs(store)))
-    # As the collection was last run: its place, its captions, and what the user accepts.
-    last = next(runs_done, dict(found[1].parameters))
+    done = (r["parameters"] for r in reversed(runs(store)) if r["status"] == "succeeded")
+    last = next(done, dict(found[1].parameters))
     given = last | {"store": store.place, "model": "", "train": False}
     given.pop("code_version", None)
     given.pop("served_from", None)
-    return run(complete(given, None), console)
+    return complete(given, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 from rich.console import Console
@@ -14,6 +14,9 @@ from wentu.language import pick
 from wentu.orchestrate import parameters
 from wentu.settings import default_of
 from wentu.stages import STAGES
+
+if TYPE_CHECKING:
+    from wentu.orchestrate.local import Outcome
 
 
 def run_options() -> list[click.Option]:
@@ -29,6 +32,11 @@ def run_options() -> list[click.Option]:
         )
         for name in parameters.HELP
     ]
+    text = pick(
+        "Which captions of a folder that holds cn_*.json and en_*.json.",
+        "目录中同时有 cn_*.json 与 en_*.json 时使用哪一种。",
+    )
+    options.append(make_option("captions_lang", str, "", text, choices=("cn", "en")))
     names = tuple(parameters.presets())
     text = pick(
         "A complete named run; what you give goes before it.", "预设的完整参数；您给出的优先。"
@@ -67,7 +75,7 @@ def command() -> click.Command:
     )
 
 
-def execute(values: dict[str, Any], console: Console) -> Any:
+def execute(values: dict[str, Any], console: Console) -> Outcome:
     """Run and say what came of it; returns the Outcome."""
     from wentu.orchestrate.local import run
 
@@ -83,8 +91,35 @@ def execute(values: dict[str, Any], console: Console) -> Any:
             f"{outcome.seconds:.0f} 秒)。",
         )
     )
+    show_collection(outcome.folder, console)
     show_metrics(outcome.folder, console)
     return outcome
+
+
+PROBLEMS = {
+    "rejected": ("pictures set aside", "图片未采用"),
+    "without_caption": ("pictures without caption", "图片没有描述"),
+    "captions_without_picture": ("captions without picture", "描述找不到图片"),
+    "captions_cut": ("captions cut", "描述被截断"),
+    "unknown_tokens": ("unknown tokens", "未知词元"),
+    "near_duplicates_in_several_splits": ("copies across splits", "近似图片跨划分"),
+}
+
+
+def show_collection(folder: Any, console: Console) -> None:
+    """What was wrong with the collection, in a line, and where it says more."""
+    from wentu.formats import read_json
+
+    found = sorted(folder.glob("artifacts/*/pairs*/catalog/report.json"))
+    if not found:
+        return
+    facts = read_json(found[0])
+    numbers = facts["counts"] | facts["details"]
+    told = [f"{numbers[key]:,} {pick(*PROBLEMS[key])}" for key in PROBLEMS if numbers.get(key)]
+    if told:
+        path = found[0].with_name("report.html")
+        label = pick("Collection", "图文集")
+        console.print(f"{label}: {', '.join(told)}; {path}", soft_wrap=True, highlight=False)
 
 
 def show_metrics(folder: Any, console: Console) -> None:
@@ -96,13 +131,20 @@ def show_metrics(folder: Any, console: Console) -> None:
         return
     result = read_json(found[0])
     if result["metrics"]:
+        what = {
+            "open": ("the test split", "测试集"),
+            "closed": ("changed views of the training pictures", "训练图片的变化视图上的"),
+        }
         names = {
             "start": pick("before", "训练前"),
             "champion": pick("current model", "现有模型"),
             "candidate": pick("after", "训练后"),
         }
         table = Table(
-            title=pick("Recall on the test split, % (t: text, p: picture)", "测试集召回率，%"),
+            title=pick(
+                f"Recall on {what[result['split']][0]}, % (t: text, p: picture)",
+                f"{what[result['split']][1]}召回率，%",
+            ),
             title_justify="left",
         )
         table.add_column("")
@@ -123,4 +165,6 @@ def show_metrics(folder: Any, console: Console) -> None:
         else pick("Kept the current model", "保留现有模型")
     )
     console.print(f"{mark}: {verdict['reason']}.")
+    for note in result["notes"]:
+        console.print(f"{pick('Note', '注意')}: {note}.")
     console.print(f"{pick('Report', '报告')}: {found[0].parent / 'report.html'}", soft_wrap=True)

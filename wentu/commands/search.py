@@ -10,8 +10,9 @@ from rich.table import Table
 
 from wentu.commands.options import console as make_console
 from wentu.commands.options import make_command, make_option
+from wentu.errors import InputError
 from wentu.language import pick
-from wentu.search.engine import Engine, Hit, read_query_picture
+from wentu.search.engine import CaptionHit, Engine, Hit, read_query_picture
 from wentu.settings import store_place
 
 
@@ -38,6 +39,13 @@ def command() -> click.Command:
             ),
         ),
         make_option(
+            "to",
+            str,
+            "pictures",
+            pick("What to find; captions needs --picture.", "要找什么；captions 需要 --picture。"),
+            choices=("pictures", "captions"),
+        ),
+        make_option(
             "sheet",
             str,
             "",
@@ -59,13 +67,28 @@ def execute(
     store: str | None,
     k: int,
     picture_weight: float | None,
+    to: str | None,
     sheet: str | None,
     as_json: bool,
 ) -> None:
     """Search and print."""
-    engine = Engine.open(store or store_place())
-    weight = 0.5 if picture_weight is None else picture_weight
     query = read_query_picture(picture)
+    if sheet and (Path(sheet).suffix.lower() != ".png" or Path(sheet).is_dir()):
+        raise InputError(
+            f"--sheet {sheet}: name a file that ends in .png.",
+            f"--sheet {sheet}：请给出以 .png 结尾的文件名。",
+        )
+    if to == "captions" and (query is None or text or sheet):
+        raise InputError(
+            "--to captions goes with --picture alone.", "--to captions 只能与 --picture 单独同用。"
+        )
+    engine = Engine.open(store or store_place())
+    if to == "captions":
+        assert query
+        show_captions(engine.captions(query, k), as_json)
+        engine.close()
+        return
+    weight = 0.5 if picture_weight is None else picture_weight
     hits = engine.search(text, picture=query, k=k, picture_weight=weight)
     if as_json:
         import json
@@ -83,6 +106,23 @@ def execute(
         ]
         report.contact_sheet([(label, shots)], Path(sheet))
     engine.close()
+
+
+def show_captions(hits: list[CaptionHit], as_json: bool) -> None:
+    """Rank, score, caption and a picture that it stands on."""
+    if as_json:
+        import json
+
+        click.echo(json.dumps([vars(hit) for hit in hits], ensure_ascii=False, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column(pick("score", "得分"), justify="right")
+    table.add_column(pick("caption", "描述"), overflow="fold")
+    table.add_column(pick("stands on", "来自"), overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(str(rank), f"{hit.score:.3f}", escape(hit.text), escape(hit.path))
+    make_console().print(table)
 
 
 def result_table(hits: list[Hit]) -> Table:

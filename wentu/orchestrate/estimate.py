@@ -18,6 +18,7 @@ import numpy as np
 from wentu import captions as layouts
 from wentu import pictures as decoder
 from wentu.clip.model import NAMES, Architecture, architecture
+from wentu.collection import Skipped
 from wentu.orchestrate.watch import FLOW
 from wentu.progress import Reporter
 from wentu.stages import inventory
@@ -51,12 +52,13 @@ class Estimate:
 def estimate(values: Mapping[str, Any]) -> Estimate:
     """Look at the collection as inventory would, and add up. Writes nothing but cached digests."""
     root, store = collection_root(str(values["pictures"])), Store(str(values["store"]))
-    rows = list(inventory.listing(root, str(values["captions"]), store, Reporter()))
+    captions = str(values["captions"])
+    rows = list(inventory.listing(root, captions, store, Reporter(), Skipped()))
     config = inventory.Config(train=values["train"], min_new=values["min_new"])
     answer = inventory.look(store, rows, values, config)
     files = [row for row in rows if row[0] == "picture"]
-    pairs = count_pairs(str(values["captions"]), len(files))
-    arch = architecture(answer.model if answer.model in NAMES else "ViT-B-16")
+    pairs = count_pairs(values, len(files))
+    arch = named_or_usual(answer.model)
     flops, parameters = forward_flops(arch), parameter_total(arch)
     decode = decode_seconds(root, [row[1] for row in files])
     rate = EFFICIENCY * matrix_rate()
@@ -86,11 +88,19 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     )
 
 
-def count_pairs(captions: str, pictures: int) -> int:
+def named_or_usual(model: str) -> Architecture:
+    """The named architecture; for files and others, whose shape is not looked at, ViT-B-16."""
+    return architecture(model if model in NAMES else "ViT-B-16")
+
+
+def count_pairs(values: Mapping[str, Any], pictures: int) -> int:
     """Training pairs, before any picture is set aside."""
-    if captions in ("names", "none"):
-        return pictures if captions == "names" else 0
-    return sum(len(row.captions) for row in layouts.read(captions) if row.split in (None, "train"))
+    captions = str(values["captions"])
+    if captions in layouts.NO_FILES:
+        return 0 if captions == "none" else pictures
+    columns = {name: str(values[name]) for name in ("picture_column", "caption_column")}
+    rows = layouts.read(captions, **columns)
+    return sum(len(row.captions) for row in rows if row.split in (None, "train"))
 
 
 def forward_flops(arch: Architecture) -> dict[str, float]:

@@ -191,5 +191,18 @@ def runs(store: Store) -> list[dict[str, Any]]:
     for name in store.storage.list("runs"):
         path = store.storage.path(f"runs/{name}/run.json")
         if path.exists():
-            found.append(read_json(path))
+            run = read_json(path)
+            if run["status"] == "running" and not is_alive(path.parent):
+                run["status"] = "stopped"
+            found.append(run)
     return found
+
+
+def is_alive(folder: Path) -> bool:
+    """Does the process of a run still hold its lock? (See ``_alive``.)"""
+    with (folder / "alive").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -13,28 +13,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from wentu.captions import caption_files
+from wentu.captions import NO_FILES, caption_files, expand
 from wentu.clip.model import NAMES
+from wentu.clip.openclip import PREFIX
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import StageConfig, code_version, default_of, store_place
 from wentu.stages import STAGES
 from wentu.storage import collection_root, local_path, portable
+from wentu.store import Store
 
 HELP = {
     "pictures": ("Folder of the pictures.", "图片目录。"),
     "captions": (
-        "Captions JSON (repeat for several; names that say train, val or test are kept), a folder "
-        "of them, 'names' (the file names are the captions), or 'none'.",
-        "描述 JSON(可重复；文件名中的 train、val、test 会被采用)、其所在目录、"
-        "names(文件名即描述)或 none。",
+        "Captions: JSON, JSONL, CSV, TSV, XLSX, or Chinese-CLIP's TSV + JSONL (repeat for several; "
+        "names that say train, val or test are kept), a folder of them, 'names' (the file names "
+        "are the captions), 'folder' (the folder names are), or 'none'.",
+        "描述文件：JSON、JSONL、CSV、TSV、XLSX 或 Chinese-CLIP 的 TSV + JSONL(可重复；"
+        "文件名中的 train、val、test 会被采用)、其所在目录、names(文件名即描述)、"
+        "folder(目录名即描述)或 none。",
     ),
     "store": ("Where everything is kept [WENTU_STORE].", "保存所有结果的仓库 [WENTU_STORE]。"),
     "model": (
-        "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, or a checkpoint "
-        "file; with --no-train also a bundle or a store. Default: ViT-B-16; with --no-train the "
-        "current release's.",
-        "起点：tiny、ViT-B-16、ViT-L-14、ViT-L-14-336、ViT-H-14、RN50 或检查点文件；"
+        "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, "
+        "openclip:NAME@TAG, or a checkpoint (a file, or a Hugging Face folder); with --no-train "
+        "also a bundle or a store. Default: ViT-B-16; with --no-train the current release's.",
+        "起点：tiny、ViT-B-16、ViT-L-14、ViT-L-14-336、ViT-H-14、RN50、openclip:名称@标签，"
+        "或检查点(文件或 Hugging Face 目录)；"
         "与 --no-train 同用时也可以是模型包或仓库。默认 ViT-B-16;--no-train 时用当前版本的模型。",
     ),
 }
@@ -89,23 +94,53 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     base: dict[str, Any] = {name: default_of(each) for name, each in options().items()}
     base |= {"captions": "none", "store": store_place(), "model": ""}
     base |= preset(preset_name) if preset_name else {}
+    unknown = sorted(given.keys() - base.keys() - {"pictures", "captions_lang"})
+    if unknown:
+        raise InputError(
+            f"no option is called {', '.join(unknown)}; see `wentu run --help`.",
+            f"没有名为 {', '.join(unknown)} 的选项；见 wentu run --help。",
+        )
     values = base | {key: value for key, value in given.items() if value is not None}
+    if given.get("captions") is None and values["captions"] == "none":
+        values["captions"] = captions_before(values)
     if not values.get("pictures"):
         raise InputError("name the pictures: --pictures DIR.", "请用 --pictures 指定图片目录。")
+    if values["captions"] not in NO_FILES and values.get("captions_lang"):
+        values["captions"] = expand(str(values["captions"]), str(values["captions_lang"]))
+    values.pop("captions_lang", None)
     for stage in STAGES:
         kind = config_class(stage)
         kind(**{each.name: values[each.name] for each in fields(kind)})
     collection_root(values["pictures"])
-    if values["captions"] not in ("names", "none"):
+    if values["captions"] not in NO_FILES:
         caption_files(values["captions"])
     values["pictures"] = portable(values["pictures"])
     values["store"] = portable(values["store"])
-    if values["captions"] not in ("names", "none"):
+    if values["captions"] not in NO_FILES:
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
     model = values["model"]
-    if model and model not in NAMES and local_path(model).exists():
+    if model and not (model in NAMES or model.startswith(PREFIX)):
+        if not local_path(model).exists():
+            known = ", ".join(NAMES)
+            raise InputError(
+                f"--model {model}: neither a path nor one of {known}, openclip:NAME@TAG.",
+                f"--model {model}：既不是路径，也不是 {known}、openclip:名称@标签 之一。",
+            )
         values["model"] = portable(model)
     return values | {"code_version": code_version()}
+
+
+def captions_before(values: Mapping[str, Any]) -> str:
+    """The captions that the store's current release was made with, if it is of these pictures.
+
+    So a later run on the same pictures does not lose them because they were not named again.
+    """
+    if not values.get("pictures"):
+        return "none"
+    current = Store(str(values["store"])).current()
+    before = current[1].parameters if current else {}
+    same = before.get("pictures") == portable(str(values["pictures"]))
+    return str(before.get("captions") or "none") if same else "none"
 
 
 def help_for(name: str) -> str:

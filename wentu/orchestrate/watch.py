@@ -117,6 +117,8 @@ class Watch:
             view.progress = event
         elif kind == "note":
             view.note = event["text"]
+        elif kind == "tell":  # above the table, where it stays
+            self._console.print(escape(event["text"]), soft_wrap=True)
         elif kind == "decision":
             self.decision = event
         elif kind == "done":

@@ -27,6 +27,24 @@ class Hit:
     paths: tuple[str, ...]
     """Relative to the collection; several where equal files lie in several places."""
     captions: tuple[str, ...]
+    own_id: str = ""
+    """The user's own id of the picture, where the captions gave one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionHit:
+    """One caption that was found for a picture."""
+
+    text: str
+    score: float
+    """Cosine of the caption with the picture, -1..1."""
+    path: str
+    """A picture that the caption stands on."""
+
+
+CAPTION_CANDIDATES = 1000
+"""Pictures whose captions are looked at. Up to as many, picture → captions is exact; above it, the
+captions of the nearest of them, so that a query need not embed all captions of a collection."""
 
 
 class Engine:
@@ -67,6 +85,11 @@ class Engine:
         self, text: str | None, picture: bytes | None, picture_weight: float = 0.5
     ) -> Features:
         """L2-normalised [1, D] of a text, a picture, or both added with that weight."""
+        if not 0 <= picture_weight <= 1:
+            raise InputError(
+                f"--picture-weight {picture_weight}: give a number from 0 to 1.",
+                f"--picture-weight {picture_weight}：应为 0 到 1 之间的数。",
+            )
         parts: list[Features] = []
         if text and text.strip():
             parts.append(self.bundle.encode_text([text]) * (1 - picture_weight if picture else 1))
@@ -93,6 +116,28 @@ class Engine:
         scores, ids = ann.search(self._parts, vector, k)
         return [self._hit(int(i), float(s)) for s, i in zip(scores[0], ids[0], strict=True)]
 
+    def captions(self, picture: bytes, k: int = 10) -> list[CaptionHit]:
+        """The ``k`` captions that fit a picture best, best first."""
+        if k < 1:
+            raise InputError(f"-k {k}: give 1 or more.", f"-k {k}：至少为 1。")
+        vector = self.query_vector(None, picture)
+        _, ids = ann.search(self._parts, vector, CAPTION_CANDIDATES)
+        found: dict[str, str] = {}
+        for hit in (self._hit(int(i), 0.0) for i in ids[0]):
+            for text in hit.captions:
+                found.setdefault(text, hit.paths[0])
+        if not found:
+            raise InputError(
+                "this collection has no captions; search --to pictures.",
+                "这个图文集没有描述；请用 --to pictures。",
+            )
+        texts = list(found)
+        scores = (self.bundle.encode_text(texts) @ vector.T)[:, 0]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [
+            CaptionHit(text=texts[i], score=float(scores[i]), path=found[texts[i]]) for i in best
+        ]
+
     def _hit(self, picture: int, score: float) -> Hit:
         for catalog in reversed(self._catalogs):  # the newest segment knows best
             paths = _column(
@@ -100,11 +145,12 @@ class Engine:
             )
             if paths:
                 query = (
-                    "SELECT t.text FROM captions c JOIN texts t ON t.id = c.text "
-                    "WHERE c.picture = ? ORDER BY t.id"
+                    "SELECT coalesce(c.original, t.text) FROM captions c "
+                    "JOIN texts t ON t.id = c.text WHERE c.picture = ? ORDER BY t.id"
                 )
                 captions = _column(catalog, query, picture)
-                return Hit(id=picture, score=score, paths=paths, captions=captions)
+                (own_id,) = _column(catalog, "SELECT own_id FROM pictures WHERE id = ?", picture)
+                return Hit(id=picture, score=score, paths=paths, captions=captions, own_id=own_id)
         raise AssertionError(f"picture {picture} is in the index and in no catalog")
 
     def thumbnail(self, picture: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu import pictures, report, retrieval
-from wentu.clip.bundle import Bundle, bundle_digest, training_of
+from wentu.clip.bundle import BUNDLE, Bundle, bundle_digest, training_of
 from wentu.clip.encoder import BundleEncoder, Encoder, TorchEncoder
 from wentu.errors import InputError
 from wentu.formats import (
@@ -25,7 +25,9 @@ from wentu.formats import (
     PairsLmdb,
     batched,
     digest_of,
+    facts,
     open_catalog,
+    read_json,
     read_manifest,
     write_json,
 )
@@ -103,8 +105,11 @@ def evaluate(
     with Stage("evaluate", out, config, inputs) as stage:
         vault = Store(store)
         champion = champion_of(vault, pointer)
-        task, groups = test_split(lmdb)
-        notes = check_overlap(bundle, champion, groups)
+        refuse_same(winner, out, bundle, champion)
+        closed = facts(lmdb / CATALOG).get("split") == "closed"
+        task, groups = split_to_test(lmdb, closed=closed)
+        notes = [closed_note()] if closed else check_overlap(bundle, champion, groups)
+        notes += cautions(bundle, task)
         models = encoders(bundle, champion, stage)
         scored = score_all(lmdb, task, models, stage) if task.texts else {}
         verdict = judge(scored, task, groups, config, had_champion=champion is not None)
@@ -117,6 +122,7 @@ def evaluate(
             "champion": bundle_digest(champion) if champion else "",
             "pointer": pointer,
             "winner": bundle_digest(winner),
+            "split": "closed" if closed else "open",
             "split_version": split_version(task),
             "queries": len(task.texts),
             "pictures": len(task.image_ids),
@@ -137,15 +143,27 @@ def champion_of(store: Store, pointer: int) -> Path | None:
     return store.model(store.release(found.release).model)
 
 
-def test_split(lmdb: Path) -> tuple[Retrieval, dict[int, int]]:
-    """The test split as a task, and the group of each of its pictures."""
+def split_to_test(lmdb: Path, *, closed: bool = False) -> tuple[Retrieval, dict[int, int]]:
+    """The test split as a task, and the group of each of its pictures.
+
+    closed: it holds views of the training pictures.
+    """
     if not read_manifest(lmdb).counts.get("test_pairs"):
         return Retrieval.of([]), {}
     with PairsLmdb(lmdb / "test") as split:
         task = Retrieval.of(split.pairs())
     with closing(open_catalog(lmdb / CATALOG)) as db:
-        groups = dict(db.execute("SELECT id, grp FROM pictures WHERE split = 'test'").fetchall())
-    return task, groups
+        source = ("train" if closed else "test",)
+        rows = db.execute("SELECT id, grp FROM pictures WHERE split = ?", source)
+        groups = dict(rows.fetchall())
+        query = (
+            "SELECT t.text, min(c.original) FROM pictures p JOIN captions c ON c.picture = p.id "
+            "JOIN texts t ON t.id = c.text WHERE p.split = ? AND c.original IS NOT NULL "
+            "GROUP BY t.id"
+        )
+        written = dict(db.execute(query, source).fetchall())
+    # As people write them: a model brings its own conversion, as it does when it is served.
+    return replace(task, texts=[written.get(text, text) for text in task.texts]), groups
 
 
 def split_version(task: Retrieval) -> str:
@@ -153,6 +171,39 @@ def split_version(task: Retrieval) -> str:
     return digest_of(
         [task.image_ids, task.texts, [rows.tolist() for rows in task.pictures_of_text]]
     )
+
+
+def closed_note() -> str:
+    """What kind of number a naming task gives."""
+    return pick(
+        "closed: recall on changed views of the training pictures; it says how well the names are "
+        "told apart, not how well unseen pictures are found",
+        "封闭划分：在训练图片的变化视图上的召回率；说明名称能否区分，不代表对未见图片的检索效果",
+    )
+
+
+FEW = 30
+"""Test pictures below which a recall says little: one more found is more than 3 points."""
+
+
+def cautions(bundle: Path, task: Retrieval) -> list[str]:
+    """What keeps these figures from meaning much."""
+    found = []
+    if 0 < len(task.image_ids) < FEW:
+        found.append(
+            pick(
+                f"only {len(task.image_ids)} test pictures: these figures prove little",
+                f"测试图片只有 {len(task.image_ids)} 张：这些数值说明不了多少",
+            )
+        )
+    if len(training_of(bundle)[0]) > 1 and read_json(bundle / BUNDLE).get("epoch") == 0:
+        found.append(
+            pick(
+                "no epoch was better than the start on the valid split: the model is its start",
+                "验证集上没有一轮优于起点：模型就是起始权重",
+            )
+        )
+    return found
 
 
 def check_overlap(bundle: Path, champion: Path | None, groups: dict[int, int]) -> list[str]:
@@ -184,14 +235,15 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
     try:
         from wentu.clip import checkpoint
 
-        model, arch = checkpoint.start(
+        start = checkpoint.start(
             str(origin.get("model", "")),
             scratch=bool(origin.get("scratch")),
             seed=int(origin.get("seed", 0)),
         )
-        found["start"] = TorchEncoder(model, arch.resolution, int(origin["context_length"]))
+        tuned = {name: origin[name] for name in checkpoint.TUNED}
+        found["start"] = TorchEncoder(replace(start, info={**start.info, **tuned}))
     except (InputError, KeyError) as error:
-        stage.report.note(pick(f"start is left out: {error}", f"略去起始权重：{error}"))
+        stage.progress.note(pick(f"start is left out: {error}", f"略去起始权重：{error}"))
     if champion:
         found["champion"] = BundleEncoder(Bundle(champion))
     found["candidate"] = BundleEncoder(Bundle(bundle))
@@ -208,7 +260,7 @@ def score_all(
 
 def score(split: PairsLmdb, task: Retrieval, encoder: Encoder, name: str, stage: Stage) -> Scored:
     """Encode every test picture and caption with one model, and rank both ways."""
-    parts = stage.report.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
+    parts = stage.progress.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
     image = np.concatenate([encoder.encode_image([split.picture(i) for i in p]) for p in parts])
     text = encoder.encode_text(task.texts)
     to_image = retrieval.rank(text, image, task.pictures_of_text)
@@ -276,9 +328,23 @@ def judge(
     return {"promote": better, "reason": reason, "against": rival, "interval": asdict(interval)}
 
 
+def refuse_same(winner: Path, out: Path, bundle: Path, champion: Path | None) -> None:
+    """What would be cleared for the winner must be nothing that is needed."""
+    for what, what_zh, folder in (
+        ("--out", "--out", out),
+        ("one of the bundles compared", "参与比较的模型包之一", bundle),
+        ("one of the bundles compared", "参与比较的模型包之一", champion),
+    ):
+        if folder and folder.resolve() == winner.resolve():
+            raise InputError(
+                f"--winner {winner} is {what}; name another folder.",
+                f"--winner {winner} 是 {what_zh}；请使用其他目录。",
+            )
+
+
 def copy_bundle(bundle: Path, target: Path) -> None:
     """The winner's bundle as an output of this stage."""
-    clear(target)
+    clear(target, "evaluate")
     for path in sorted(bundle.iterdir()):
         if path.is_file() and path.name not in (".wentu", "manifest.json"):
             link_or_copy(str(path), str(target / path.name))
@@ -319,9 +385,15 @@ def write_report(
     sections += [report.Paragraph(text=note) for note in result["notes"]]
     if scored:
         report.plot_recall_bars({n: s.metrics for n, s in scored.items()}, out / "recall.png")
+        closed = result["split"] == "closed"
+        kind = (
+            ("views of training pictures", "训练图片视图")
+            if closed
+            else ("test pictures", "测试集")
+        )
         heading = pick(
-            f"Recall on {result['pictures']:,} test pictures, {result['queries']:,} captions",
-            f"测试集召回率：{result['pictures']:,} 张图片，{result['queries']:,} 条描述",
+            f"Recall on {result['pictures']:,} {kind[0]}, {result['queries']:,} captions",
+            f"{kind[1]}召回率：{result['pictures']:,} 张图片，{result['queries']:,} 条描述",
         )
         sections.append(report.Picture(png=out / "recall.png", text=heading, heading=heading))
         sections.append(metrics_table({name: each.metrics for name, each in scored.items()}))

@@ -21,8 +21,6 @@ import numpy as np
 
 from wentu.clip.bundle import BUNDLE, EXTRA, PARTS, Bundle, bundle_digest
 from wentu.clip.encoder import TorchEncoder, find_bundle
-from wentu.clip.model import NAMES
-from wentu.clip.text import Tokenizer
 from wentu.errors import InputError, QualityError
 from wentu.formats import (
     CATALOG,
@@ -99,7 +97,9 @@ def ready_bundle(model: str, store: str) -> Path | None:
     """The bundle that ``model`` names, if it is one already."""
     if model.startswith("store:"):
         return Store(store).model(model.removeprefix("store:"))
-    return None if model in NAMES else find_bundle(model)
+    from wentu.clip.checkpoint import is_name
+
+    return None if is_name(model) else find_bundle(model)
 
 
 def _export(
@@ -113,25 +113,24 @@ def _export(
 ) -> None:
     from wentu.clip import checkpoint as checkpoints
 
-    path = trained / "epoch_best.pt" if trained else checkpoints.find_weights(model)
-    if path is None:
+    best = trained / "epoch_best.pt" if trained else None
+    loaded = checkpoints.load(best) if best else checkpoints.start(model)
+    if loaded.state is None:
         raise InputError(f"{model} has no weights to export.", f"{model} 没有可导出的权重。")
-    loaded = checkpoints.load(path)
-    network = loaded.model()
-    context = int(loaded.info.get("context_length", 52))
-    stage.report.note(pick("writing text.onnx and image.onnx", "正在写入 text.onnx 与 image.onnx"))
-    write_onnx(network, loaded.architecture.resolution, out)
-    Tokenizer.chinese_bert().save(out / "tokenizer.json")
+    reference = TorchEncoder(loaded)
+    stage.progress.note(
+        pick("writing text.onnx and image.onnx", "正在写入 text.onnx 与 image.onnx")
+    )
+    write_onnx(reference, out)
     info = {
         "format": FORMAT,
         "architecture": loaded.architecture.name,
+        "family": loaded.architecture.family,
         "config": dict(loaded.architecture.config),
-        "resolution": loaded.architecture.resolution,
-        "context_length": context,
-        "dimension": loaded.architecture.embed_dim,
-        "logit_scale": float(network.logit_scale.detach().exp()),
-        "resize": "squash",
-        "checkpoint": file_sha256(path),
+        "dimension": reference.dimension,
+        "logit_scale": reference.logit_scale,
+        "processor": reference.processor.save(out),
+        "checkpoint": file_sha256(best) if best else checkpoints.weights_digest(model),
         "epoch": loaded.epoch,
         "training": dict(loaded.info),
     }
@@ -139,7 +138,6 @@ def _export(
     for name in EXTRA:
         if trained and (trained / name).exists():
             link_or_copy(str(trained / name), str(out / name))
-    reference = TorchEncoder(network, loaded.architecture.resolution, context)
     worst = prove_parity(Bundle(out), reference, *samples(catalog, root, config.parity_samples))
     stage.counts |= {"parity_text": worst[0], "parity_image": worst[1]}
     if min(worst) < config.parity or not np.isfinite(worst).all():
@@ -151,9 +149,11 @@ def _export(
         )
 
 
-def write_onnx(model: Any, resolution: int, out: Path) -> None:
-    """``text.onnx`` and ``image.onnx`` of a cn_clip model, float32, dynamic axes."""
+def write_onnx(encoder: TorchEncoder, out: Path) -> None:
+    """``text.onnx`` and ``image.onnx``, float32; the batch, and where exact the length, dynamic."""
     import torch
+
+    model, processor = encoder.model, encoder.processor
 
     class Tower(torch.nn.Module):
         """One of the model's two encoders as a module of its own."""
@@ -165,10 +165,11 @@ def write_onnx(model: Any, resolution: int, out: Path) -> None:
         def forward(self, batch: torch.Tensor) -> Any:
             return self.encode(batch)
 
-    tokens = torch.tensor([[101, 782, 102], [101, 4318, 102]])
-    images = torch.zeros(2, 3, resolution, resolution)
+    tokens = torch.from_numpy(processor.tokens(["狗", "a dog"]))
+    images = torch.zeros(2, 3, processor.resolution, processor.resolution)
+    fixed = processor.tokenizer.settings.get("fixed_length")
     towers = (
-        ("text", model.encode_text, tokens, {0: "batch", 1: "length"}),
+        ("text", model.encode_text, tokens, {0: "batch"} if fixed else {0: "batch", 1: "length"}),
         ("image", model.encode_image, images, {0: "batch"}),
     )
     for name, encode, example, axes in towers:

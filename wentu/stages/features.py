@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from wentu.stage import Stage
 from wentu.storage import collection_root
 from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
 
+Ids = npt.NDArray[np.int64]
 Prepared = tuple[int, npt.NDArray[np.uint8], bytes]
 
 
@@ -54,8 +55,8 @@ class Reuse:
 
     kept: tuple[SegmentRef, ...] = ()
     """Its segments, with what was deleted or replaced since marked as dead."""
-    known: frozenset[int] = frozenset()
-    """Ids that they serve; nothing is written for these."""
+    known: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    """[K] ids that they serve, sorted; nothing is written for these."""
     vectors_from: tuple[str, ...] = ()
     """Segments to take vectors from for pictures that are written again (captions changed,
     or everything is compacted into one segment)."""
@@ -88,9 +89,9 @@ def features(
         closing(open_catalog(catalog / CATALOG)) as db,
     ):
         root, vault = collection_root(pictures), Store(store)
-        wanted = [row[0] for row in db.execute("SELECT id FROM pictures ORDER BY id")]
+        wanted = ids_of(db)
         reuse = what_to_reuse(vault, pointer, model, db)
-        writing = [picture for picture in wanted if picture not in reuse.known]
+        writing = np.setdiff1d(wanted, reuse.known, assume_unique=True)
         ready = ReadyVectors(vault, reuse.vectors_from)
         embedder = Bundle(bundle)
         vectors = np.lib.format.open_memmap(
@@ -99,12 +100,16 @@ def features(
             dtype=np.float32,
             shape=(len(writing), embedder.dimension),
         )
-        fresh = [
-            row for row, picture in enumerate(writing) if not ready.copy(picture, vectors, row)
-        ]
+        fresh = np.flatnonzero(
+            np.fromiter(
+                (not ready.copy(picture, vectors, row) for row, picture in enumerate(writing)),
+                dtype=bool,
+                count=len(writing),
+            )
+        )
         embed(fresh, writing, vectors, embedder, paths_of(db, root), vault, config, stage)
         vectors.flush()
-        np.save(out / "ids.npy", np.array(writing, dtype=np.int64))
+        np.save(out / "ids.npy", writing)
         write_json(
             out / "reuse.json",
             {
@@ -129,20 +134,20 @@ def what_to_reuse(store: Store, pointer: int, model: str, db: sqlite3.Connection
     digests = tuple(segment.digest for segment in release.segments)
     if len(digests) >= COMPACT_ABOVE:
         return Reuse(vectors_from=digests)
-    facts = described(db)
-    kept, known = [], set()
+    said = described(db)
+    kept, known = [], []
     for segment in release.segments:
-        dead = set(segment.tombstones)
         with closing(open_catalog(store.segment(segment.digest) / CATALOG)) as old:
-            for picture, fact in described(old).items():
-                if facts.get(picture) == fact and picture not in dead:
-                    known.add(picture)
-                else:
-                    dead.add(picture)
-        kept.append(SegmentRef(digest=segment.digest, tombstones=tuple(sorted(dead))))
+            before = described(old)
+        dead = np.array(segment.tombstones, np.int64)
+        same = np.intersect1d(said, before, assume_unique=True)["id"]
+        serves = np.setdiff1d(same, dead, assume_unique=True)
+        gone = np.union1d(dead, np.setdiff1d(before["id"], serves, assume_unique=True))
+        kept.append(SegmentRef(digest=segment.digest, tombstones=tuple(gone.tolist())))
+        known.append(serves)
     if wasteful(release, kept):
         return Reuse(vectors_from=digests)
-    return Reuse(kept=tuple(kept), known=frozenset(known), vectors_from=digests)
+    return Reuse(kept=tuple(kept), known=np.unique(np.concatenate(known)), vectors_from=digests)
 
 
 def wasteful(release: Release, kept: list[SegmentRef]) -> bool:
@@ -150,14 +155,24 @@ def wasteful(release: Release, kept: list[SegmentRef]) -> bool:
     return 3 * sum(len(segment.tombstones) for segment in kept) > release.pictures
 
 
-def described(db: sqlite3.Connection) -> dict[int, int]:
-    """A hash of what a catalog says of each picture: paths, captions, split."""
+def ids_of(db: sqlite3.Connection) -> Ids:
+    """[N] every picture's id, sorted."""
+    count = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
+    rows = (row[0] for row in db.execute("SELECT id FROM pictures ORDER BY id"))
+    return np.fromiter(rows, np.int64, count)
+
+
+def described(db: sqlite3.Connection) -> npt.NDArray[Any]:
+    """[N] (id, hash of what a catalog says of it: paths, captions, split, own id), by id."""
     query = (
-        "SELECT p.id, p.split, (SELECT group_concat(path, char(10)) FROM (SELECT path FROM "
-        "paths WHERE picture = p.id ORDER BY path)), (SELECT group_concat(text) FROM (SELECT "
-        "text FROM captions WHERE picture = p.id ORDER BY text)) FROM pictures p"
+        "SELECT p.id, p.split, p.own_id, (SELECT group_concat(path, char(10)) FROM (SELECT "
+        "path FROM paths WHERE picture = p.id ORDER BY path)), (SELECT group_concat(said, "
+        "char(10)) FROM (SELECT text || coalesce(original, '') AS said FROM captions "
+        "WHERE picture = p.id ORDER BY text)) FROM pictures p ORDER BY p.id"
     )
-    return {row[0]: hash(row[1:]) for row in db.execute(query)}
+    kind = np.dtype([("id", np.int64), ("said", np.int64)])
+    count = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
+    return np.fromiter(((row[0], hash(row[1:])) for row in db.execute(query)), kind, count)
 
 
 class ReadyVectors:
@@ -197,8 +212,8 @@ def paths_of(db: sqlite3.Connection, root: Path) -> Callable[[int], tuple[Path, 
 
 
 def embed(
-    rows: list[int],
-    ids: list[int],
+    rows: npt.NDArray[np.intp],
+    ids: Ids,
     vectors: npt.NDArray[np.float32],
     bundle: Bundle,
     find: Any,
@@ -217,12 +232,12 @@ def embed(
                 f"{path} could be read when the run began and cannot be now ({error}); run again.",
                 f"{path} 在运行开始时可读，现在无法读取({error})；请重新运行。",
             ) from None
-        return picture, bundle.prepare(image), decoder.thumbnail(image)
+        return picture, bundle.processor.pixels(image), decoder.thumbnail(image)
 
     def batches(pool: ThreadPoolExecutor) -> Iterator[tuple[list[int], list[Prepared]]]:
         ahead: tuple[list[int], Any] | None = None
         for part in batched(rows, config.embed_batch_size):
-            items = [(ids[row], find(ids[row])) for row in part]
+            items = [(picture, find(picture)) for picture in ids[part].tolist()]
             following = part, pool.map(prepare, items)
             if ahead:
                 yield ahead[0], list(ahead[1])
@@ -232,7 +247,9 @@ def embed(
 
     label = pick("embedding", "嵌入")
     with ThreadPoolExecutor() as pool:
-        tracked = stage.report.track(batches(pool), label, len(rows), size=config.embed_batch_size)
+        tracked = stage.progress.track(
+            batches(pool), label, len(rows), size=config.embed_batch_size
+        )
         for part, prepared in tracked:
             vectors[part] = bundle.encode_arrays(np.stack([array for _, array, _ in prepared]))
             for picture, _, thumbnail in prepared:

@@ -8,14 +8,24 @@ goes on where it was stopped, to the same bits on a CPU.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wentu.formats import CATALOG, digest_of, open_catalog, read_manifest, write_json
-from wentu.settings import StageConfig, code_version, option
+from wentu.errors import InputError
+from wentu.formats import CATALOG, digest_of, facts, open_catalog, read_manifest, write_json
+from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.store import Store
+
+if TYPE_CHECKING:
+    from wentu.clip.checkpoint import Checkpoint
+    from wentu.training.loop import Trainer
+
+
+ARITHMETIC = 2
+"""Raised when the same data and Config would train to other weights. A training that was begun
+under another number starts anew; other changes of the code do not cost it what it has done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +61,21 @@ class Config(StageConfig):
         "auto:GPU 支持时用 bf16，否则 fp16;CPU 用 fp32。",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
-    augment: bool = option(
-        False,
-        "Random crops of 90 to 100 % of a picture; never flips.",
-        "随机裁剪 90–100 % 的区域；不做翻转。",
+    resize: str = option(
+        "auto",
+        "How pictures become square: squash (whole, distorted), crop (the middle), pad (whole, "
+        "with margins); auto: as the model was made, squash for Chinese-CLIP.",
+        "图片如何变为正方形：squash(整图压缩)、crop(居中裁剪)、pad(整图加边);"
+        "auto：按模型原来的方式，Chinese-CLIP 为 squash。",
+        choices=("auto", "squash", "crop", "pad"),
+    )
+    augment: str = option(
+        "none",
+        "crop: random crops of 90 to 100 % of a picture. view: larger changes of frame, angle, "
+        "light and colour, for names with one picture each. Never flips.",
+        "crop：随机裁剪 90–100 % 的区域。view：构图、角度、光线与色彩变化更大，"
+        "用于每个名称只有一张图片的情形。不做翻转。",
+        choices=("none", "crop", "view"),
     )
     seed: int = option(0, "Of order, augmentation, and random weights.", "随机种子。")
     save_seconds: float = option(
@@ -87,7 +108,7 @@ def finetune(
     model: str,
     store: str,
     out: Path,
-    context_length: int = 52,
+    context_length: int = 0,
     config: Config,
     model_digest: str = "",
 ) -> None:
@@ -95,7 +116,7 @@ def finetune(
 
     Args:
         lmdb: output of pack_lmdb. model: a name or a checkpoint to start from.
-        context_length: tokens of a caption; longer ones are cut.
+        context_length: tokens of a caption, longer ones are cut; 0: what the model was made for.
         model_digest: SHA-256 of the starting weights, where the caller knows it.
     """
     from wentu import report
@@ -105,62 +126,82 @@ def finetune(
 
     digest = model_digest or checkpoint.weights_digest(model, scratch=config.scratch)
     inputs = {"pack_lmdb": read_manifest(lmdb, "pack_lmdb").digest, "weights": digest}
-    key = digest_of([inputs, model, context_length, trained_by(config), code_version()])
+    key = digest_of([inputs, model, context_length, trained_by(config), ARITHMETIC])
     with Stage("finetune", out, config, inputs) as stage, Store(store).work(key) as work:
-        start, arch = checkpoint.start(model, scratch=config.scratch, seed=config.seed)
+        converted = facts(lmdb / CATALOG).get("convert", "none")
+        start = prepared(
+            checkpoint.start(model, scratch=config.scratch, seed=config.seed),
+            context_length=context_length,
+            resize=config.resize,
+            convert=converted,
+        )
+        processor = start.processor()
+        if converted != "none":  # by pairs; twice is not the same: 檔案 -> 文件 -> 文档
+            processor = replace(processor, convert="none")
         batches = PairBatches(
             lmdb / "train",
-            resolution=arch.resolution,
-            context_length=context_length,
+            processor=processor,
             batch_size=config.batch_size,
             seed=config.seed,
             augment=config.augment,
         )
-        plan = Plan(
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            warmup=config.warmup,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            seed=config.seed,
-            precision=config.precision,
-            save_seconds=config.save_seconds,
-            context_length=context_length,
-        )
+        plan = Plan(**{each.name: getattr(config, each.name) for each in fields(Plan)})
         valid = lmdb / "valid" if stage_has(lmdb, "valid") else None
         trainer = Trainer(
-            start, batches, valid, plan, work, arch.resolution, stage.report, stage.tracker
+            start.model(), batches, valid, plan, work, processor, stage.progress, stage.tracker
         )
         with closing(batches):
             at = trainer.run()
         info = {
+            **{name: start.info[name] for name in checkpoint.TUNED},
             "model": model,
             "scratch": config.scratch,
             "seed": config.seed,
             "weights": digest,
-            "context_length": context_length,
             "inputs": inputs,
             "config": asdict(config),
         }
-        checkpoint.save(
-            out / "epoch_latest.pt",
-            trainer.model,
-            arch,
-            epoch=at.epoch,
-            step=at.step,
-            info=info,
-            optimizer=trainer.optimizer.state_dict(),
-        )
-        trainer.load_best()
-        best = next((int(r["step"]) for r in at.history if r["epoch"] == at.best_epoch), 0)
-        checkpoint.save(
-            out / "epoch_best.pt", trainer.model, arch, epoch=at.best_epoch, step=best, info=info
-        )
+        write_checkpoints(out, trainer, start, info)
         write_json(out / "training_groups.json", training_groups(lmdb / CATALOG))
         write_json(out / "history.json", at.history)
         report.plot_curves(at.history, out / "curves.png")
         stage.tracker.artifact(out / "curves.png")
         stage.counts |= summary(at, len(batches.pairs), trainer.total)
+
+
+def write_checkpoints(out: Path, trainer: Trainer, start: Checkpoint, info: dict[str, Any]) -> None:
+    """``epoch_latest.pt``, with the optimizer's state, and ``epoch_best.pt``."""
+    from wentu.clip.checkpoint import save
+
+    at, state = trainer.position, trainer.optimizer.state_dict()
+    latest, best = out / "epoch_latest.pt", out / "epoch_best.pt"
+    save(latest, trainer.model, start, epoch=at.epoch, step=at.step, info=info, optimizer=state)
+    trainer.load_best()
+    step = next((int(row["step"]) for row in at.history if row["epoch"] == at.best_epoch), 0)
+    save(best, trainer.model, start, epoch=at.best_epoch, step=step, info=info)
+
+
+def prepared(start: Checkpoint, *, context_length: int, resize: str, convert: str) -> Checkpoint:
+    """The start with its input prepared as it is going to be trained (see Checkpoint.info)."""
+    own, name = start.architecture.context_length, start.architecture.name
+    if start.architecture.family == "openclip" and context_length not in (0, own):
+        raise InputError(
+            f"--context-length {context_length}: {name} takes {own} tokens only.",
+            f"--context-length {context_length}：{name} 只接受 {own} 个词元。",
+        )
+    longest = start.architecture.config.get("text_max_position_embeddings", own)
+    if context_length > longest:
+        raise InputError(
+            f"--context-length {context_length}: {name} has {longest} positions.",
+            f"--context-length {context_length}：{name} 只有 {longest} 个位置。",
+        )
+    processor = start.processor()
+    tuned = {
+        "context_length": context_length or processor.context_length,
+        "resize": processor.preprocessing.resize if resize == "auto" else resize,
+        "convert": convert if convert != "none" else processor.convert,
+    }
+    return replace(start, info={**start.info, **tuned})
 
 
 def trained_by(config: Config) -> dict[str, Any]:

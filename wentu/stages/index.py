@@ -84,6 +84,7 @@ def copy_catalog(source: Path, target: Path, ids: list[int]) -> None:
             f"INSERT INTO pictures SELECT * FROM whole.pictures WHERE id IN ({mine})",
             f"INSERT INTO paths SELECT * FROM whole.paths WHERE picture IN ({mine})",
             f"INSERT INTO captions SELECT * FROM whole.captions WHERE picture IN ({mine})",
+            "INSERT INTO facts SELECT * FROM whole.facts",
             "INSERT INTO texts SELECT * FROM whole.texts WHERE id IN (SELECT text FROM captions)",
         ):
             db.execute(statement)

@@ -11,14 +11,15 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wentu.captions import caption_files
+from wentu.captions import NO_FILES, caption_files
 from wentu.clip.encoder import find_bundle
+from wentu.collection import Skipped, walk
 from wentu.errors import InputError
 from wentu.formats import digest_of, file_sha256, write_json
 from wentu.language import pick
@@ -28,7 +29,6 @@ from wentu.stage import Stage
 from wentu.storage import collection_root
 from wentu.store import Attempt, Store
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"}
 DEFAULT_MODEL = "ViT-B-16"
 SHAPES_TRAINING = (
     "model",
@@ -40,11 +40,16 @@ SHAPES_TRAINING = (
     "weight_decay",
     "clip_norm",
     "precision",
+    "resize",
     "augment",
     "seed",
     "context_length",
     "valid_fraction",
     "test_fraction",
+    "split",
+    "convert",
+    "picture_column",
+    "caption_column",
 )
 """The pipeline's parameters that a trained model depends on, in the order of ``settings``."""
 
@@ -65,8 +70,21 @@ class Config(StageConfig):
         "自上次训练以来变化的图片达到此数才重新训练；-1：总数的 5 %。变化更少时只刷新索引。",
     )
 
+    max_deleted: float = option(
+        0.5,
+        "Stop when a larger share of the current release's pictures is gone: a drive that is not "
+        "mounted, another folder. 1: never.",
+        "当前版本的图片消失超过此比例时停止(例如磁盘未挂载、目录给错);1：不检查。",
+    )
+
     def check(self) -> None:
         self.need(self.min_new >= -1, "min_new", "give -1 or more.", "应为 -1 或更大。")
+        self.need(
+            0 <= self.max_deleted <= 1,
+            "max_deleted",
+            "give a share from 0 to 1.",
+            "应为 0 到 1 之间的比例。",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +150,14 @@ def inventory(
         root = collection_root(pictures)
         vault = Store(store)
         settings = normal(settings)
-        rows = list(listing(root, captions, vault, stage.report))
+        vault.claim()
+        skipped = Skipped()
+        rows = list(listing(root, captions, vault, stage.progress, skipped))
         digest = listing_digest(rows)
-        vault.put_lines(f"inventories/{digest}.jsonl.gz", rows)
+        vault.put_inventory(digest, rows, skipped.examples)
+        if skipped.total:
+            stage.progress.tell(str(skipped))
+        refuse_vanished(root, rows, vault, config)
         answer = decide(vault, rows, digest, captions, model, scratch, settings, config)
         if answer.decision == "train":
             attempt = Attempt(
@@ -144,21 +167,24 @@ def inventory(
             )
             answer = replace(answer, attempt=vault.record_attempt(attempt))
         write_json(out / "answer.json", vars(answer))
-        stage.report.emit("decision", **vars(answer))
-        stage.counts |= {"pictures": count_pictures(rows), "decision": answer.decision}
+        stage.progress.emit("decision", **vars(answer))
+        stage.counts |= {"pictures": count_pictures(rows)}
+        if skipped.total:
+            stage.counts |= {"passed_over": skipped.total}
+        stage.counts |= {"decision": answer.decision}
     return answer
 
 
-def listing(root: Path, captions: str, store: Store, report: Reporter) -> Iterator[list[Any]]:
+def listing(
+    root: Path, captions: str, store: Store, report: Reporter, skipped: Skipped
+) -> Iterator[list[Any]]:
     """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
     known = DigestCache(store.storage.path("work/digests.sqlite"))
     with closing(known):
-        paths = sorted(walk(root))
+        paths = list(walk(root, skipped.add))
         if not paths:
-            raise InputError(
-                f"{root} holds no picture ({', '.join(sorted(EXTENSIONS))}).",
-                f"{root} 中没有图片({'、'.join(sorted(EXTENSIONS))})。",
-            )
+            told = f" ({skipped})" if skipped.total else ""
+            raise InputError(f"{root} holds no picture{told}.", f"{root} 中没有图片{told}。")
         label = pick("reading", "读取")
         for path in report.track(paths, label, len(paths)):
             try:
@@ -166,20 +192,11 @@ def listing(root: Path, captions: str, store: Store, report: Reporter) -> Iterat
             except OSError:  # a dangling link, no permission: pairs sets it aside with the reason
                 size, digest = 0, ""
             yield ["picture", path, size, digest]
-    if captions not in ("names", "none"):
+    if captions not in NO_FILES:
         for file in caption_files(captions):
             yield ["captions", file.name, file.stat().st_size, file_sha256(file)]
     else:
         yield ["captions", captions, 0, ""]
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Relative POSIX paths of the files that look like pictures; hidden ones are passed over."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 class DigestCache:
@@ -253,17 +270,37 @@ def count_pictures(rows: list[list[Any]]) -> int:
     return sum(1 for row in rows if row[0] == "picture")
 
 
-def compare(rows: list[list[Any]], before: Iterator[Any]) -> Changes:
+def compare(rows: list[list[Any]], before: Iterable[Any]) -> Changes:
     """What changed from the listing ``before`` to ``rows``."""
-    old, new = {r[1]: r[3] for r in before if r[0] == "picture"}, {}
+    earlier = list(before)
+    old = {row[1]: row[3] for row in earlier if row[0] == "picture"}
     new = {row[1]: row[3] for row in rows if row[0] == "picture"}
     shared = old.keys() & new.keys()
     return Changes(
         new=len(new) - len(shared),
         deleted=len(old) - len(shared),
         edited=sum(1 for path in shared if old[path] != new[path]),
-        captions=False,
+        captions=captions_of(rows) != captions_of(earlier),
     )
+
+
+def refuse_vanished(root: Path, rows: list[list[Any]], store: Store, config: Config) -> None:
+    """Stop where most of what the current release serves is gone: seldom is that meant."""
+    current = store.current()
+    if current is None:
+        return
+    before = [row for row in store.inventory(current[1].inventory) if row[0] == "picture"]
+    here = {key for row in rows if row[0] == "picture" for key in (row[1], row[3])}
+    # What was renamed or moved is still here, by its bytes.
+    total, gone = len(before), sum(row[1] not in here and row[3] not in here for row in before)
+    if gone > config.max_deleted * total:
+        raise InputError(
+            f"{gone:,} of the {total:,} pictures of the current release are not in {root}: is it "
+            "the right folder, and is its drive mounted? If they are meant to go: "
+            "--max-deleted 1. Another collection wants another --store.",
+            f"当前版本的 {total:,} 张图片中有 {gone:,} 张不在 {root} 中：目录对吗、磁盘挂载了吗？"
+            "确实要移除请用 --max-deleted 1；另一个图文集请使用另一个 --store。",
+        )
 
 
 def captions_of(rows: Any) -> str:
@@ -314,6 +351,8 @@ def decide(
         reason = pick("nothing changed since the current release", "自当前版本以来没有变化")
         return answer("skip", reason + held, use, use_digest)
     reason = str(compare(rows, store.inventory(release.inventory)))
+    if not same:
+        reason += pick(", another model", "，换用其他模型")
     return answer("refresh", reason + held, use, use_digest)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from wentu.errors import FormatError, InputError
-from wentu.formats import CATALOG, SPLITS, read_manifest, read_texts, read_tsv
+from wentu.formats import CATALOG, MANIFEST, SPLITS, read_manifest, read_texts, read_tsv
 from wentu.settings import StageConfig
-from wentu.stage import Stage
+from wentu.stage import MARK, Stage
 from wentu.storage import link_or_copy
 
 COMMIT_EVERY = 5000
@@ -36,6 +36,7 @@ def pack_lmdb(*, catalog: Path, tsv: Path, out: Path, config: Config) -> None:
     """
     inputs = {"pairs": read_manifest(catalog, "pairs").digest}
     with Stage("pack_lmdb", out, config, inputs) as stage:
+        refuse_others(tsv, catalog, inputs["pairs"])
         for split in SPLITS:
             if (tsv / f"{split}_imgs.tsv").exists():
                 samples, images = pack_split(tsv, split, out / split, stage)
@@ -48,6 +49,16 @@ def pack_lmdb(*, catalog: Path, tsv: Path, out: Path, config: Config) -> None:
         link_or_copy(str(catalog / CATALOG), str(out / CATALOG))
 
 
+def refuse_others(tsv: Path, catalog: Path, pairs: str) -> None:
+    """A TSV that pairs wrote must be whole, and of the same run as the catalog; others are free."""
+    ours = (tsv / MARK).exists() or (tsv / MANIFEST).exists()
+    if ours and read_manifest(tsv, "pairs").digest != pairs:
+        raise InputError(
+            f"--tsv {tsv} and --catalog {catalog} are of different runs of pairs.",
+            f"--tsv {tsv} 与 --catalog {catalog} 来自 pairs 的不同运行。",
+        )
+
+
 def pack_split(tsv: Path, split: str, out: Path, stage: Stage) -> tuple[int, int]:
     """Pack one split; returns (pairs, distinct pictures)."""
     if out.exists():
@@ -57,8 +68,8 @@ def pack_split(tsv: Path, split: str, out: Path, stage: Stage) -> tuple[int, int
         )
     source = tsv / f"{split}_imgs.tsv"
     images = _pack_pictures(source, out / "imgs", stage, split)
-    samples = _pack_pairs(tsv / f"{split}_texts.jsonl", out, images, stage, split)
-    return samples, len(images)
+    samples = _pack_pairs(tsv / f"{split}_texts.jsonl", out, stage, split)
+    return samples, images
 
 
 def _open(path: Path, size: int) -> Any:
@@ -69,55 +80,68 @@ def _open(path: Path, size: int) -> Any:
     return lmdb.open(str(path), map_size=size, writemap=False, sync=False, metasync=False)
 
 
-def _pack_pictures(source: Path, out: Path, stage: Stage, split: str) -> set[str]:
-    """Pictures by the decimal string of their id; a repeated id is one picture."""
+def _pack_pictures(source: Path, out: Path, stage: Stage, split: str) -> int:
+    """Pictures by the decimal string of their id; a repeated id is one picture.
+
+    What is there already is asked of the database: memory does not grow with the pictures.
+    """
     with source.open("rb") as file:
         lines = sum(1 for _ in file)
     # A value on overflow pages takes whole pages of 4 KiB; a half more for the tree.
     env = _open(out, int(1.5 * source.stat().st_size) + 8192 * lines + 2**22)
-    seen: set[str] = set()
-    last = ""
+    last, count = "", 0
     transaction = env.begin(write=True)
-    rows = stage.report.track(read_tsv(source), f"{split} imgs", lines)
+    rows = stage.progress.track(read_tsv(source), f"{split} imgs", lines)
     for number, (image_id, data) in enumerate(rows, 1):
         key = str(image_id)
-        if key in seen:
-            continue
-        seen.add(key)
-        transaction.put(key.encode(), data, append=key > last and key < "num_images")
+        ordered = last < key < "num_images"
+        count += transaction.put(key.encode(), data, overwrite=False, append=ordered)
         last = max(last, key)
         if number % COMMIT_EVERY == 0:
             transaction.commit()
             transaction = env.begin(write=True)
-    transaction.put(b"num_images", str(len(seen)).encode())
+    transaction.put(b"num_images", str(count).encode())
     transaction.commit()
-    env.sync(True)
-    env.close()
-    return seen
-
-
-def _pack_pairs(source: Path, folder: Path, images: set[str], stage: Stage, split: str) -> int:
-    """One (image id, text id, caption) per picture of a caption, numbered from 0."""
-    count = size = 0
-    for text in read_texts(source):
-        count += len(text.image_ids)
-        size += len(text.image_ids) * (len(text.text.encode()) + 4096 * (len(text.text) > 400))
-    env = _open(folder / "pairs", 2 * size + 1024 * count + 2**22)
-    with env.begin(write=True) as transaction:
-        numbers = sorted(str(number) for number in range(count))  # LMDB sorts keys as text
-        values = zip(numbers, _pairs(source, images), strict=True)
-        for key, value in stage.report.track(values, f"{split} pairs", count):
-            transaction.put(key.encode(), pickle.dumps(value), append=True)
-        transaction.put(b"num_samples", str(count).encode(), append=True)
     env.sync(True)
     env.close()
     return count
 
 
-def _pairs(source: Path, images: set[str]) -> Iterator[tuple[int, int, str]]:
+def _pack_pairs(source: Path, folder: Path, stage: Stage, split: str) -> int:
+    """One (image id, text id, caption) per picture of a caption, numbered from 0."""
+    import lmdb
+
+    count = size = 0
+    for text in read_texts(source):
+        count += len(text.image_ids)
+        size += len(text.image_ids) * (len(text.text.encode()) + 4096 * (len(text.text) > 400))
+    env = _open(folder / "pairs", 2 * size + 1024 * count + 2**22)
+    pictures = lmdb.open(str(folder / "imgs"), readonly=True, lock=False)
+    with env.begin(write=True) as transaction, pictures.begin() as images:
+        values = zip(decimals(count), _pairs(source, images), strict=True)
+        for key, value in stage.progress.track(values, f"{split} pairs", count):
+            transaction.put(key.encode(), pickle.dumps(value), append=True)
+        transaction.put(b"num_samples", str(count).encode(), append=True)
+    env.sync(True)
+    env.close()
+    pictures.close()
+    return count
+
+
+def decimals(count: int, start: str = "") -> Iterator[str]:
+    """ "0" to ``count - 1`` in the order of text ("0", "1", "10", "11", …), as LMDB sorts keys."""
+    for digit in range(10) if start != "0" else ():
+        number = f"{start}{digit}"
+        if int(number) >= count:
+            return
+        yield number
+        yield from decimals(count, number)
+
+
+def _pairs(source: Path, images: Any) -> Iterator[tuple[int, int, str]]:
     for text in read_texts(source):
         for image in text.image_ids:
-            if str(image) not in images:
+            if images.get(str(image).encode()) is None:
                 raise FormatError(
                     f"{source}: the caption {text.text_id} names the picture {image}, which the "
                     "TSV lacks.",

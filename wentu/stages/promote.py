@@ -76,7 +76,7 @@ def promote(
             repair_aliases(vault)
         write_json(out / "release.json", {"release": release.id, "pointer": found.number})
         stage.counts |= {"release": release.id, "pictures": release.pictures}
-        stage.report.note(
+        stage.progress.note(
             pick(f"release {release.id} is current", f"版本 {release.id} 已成为当前版本")
         )
         tags = {"wentu.release": release.id, "wentu.model": release.model}

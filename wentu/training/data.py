@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu import pictures
-from wentu.clip.text import Tokenizer
+from wentu.clip.processor import Processor
 from wentu.formats import PairsLmdb
 
 CACHE_BYTES = 512 * 2**20
@@ -50,19 +50,17 @@ class PairBatches:
         self,
         folder: Path,
         *,
-        resolution: int,
-        context_length: int,
+        processor: Processor,
         batch_size: int,
         seed: int,
-        augment: bool,
+        augment: str,
     ) -> None:
         self._lmdb = PairsLmdb(folder)
         self.pairs = self._lmdb.pairs()
-        self._tokenizer = Tokenizer.chinese_bert()
-        self._resolution, self._context = resolution, context_length
+        self._processor = processor
         self._batch_size, self._seed, self._augment = batch_size, seed, augment
         self._cache: dict[int, npt.NDArray[np.uint8]] = {}
-        self._room = CACHE_BYTES // (resolution * resolution * 3)
+        self._room = CACHE_BYTES // (3 * processor.resolution**2)
 
     @property
     def steps(self) -> int:
@@ -89,7 +87,7 @@ class PairBatches:
         arrays = pool.map(lambda row: self._picture(int(row), epoch), rows)
         return Batch(
             pictures=np.stack(list(arrays)),
-            tokens=self._tokenizer.encode([text for _, _, text in pairs], self._context),
+            tokens=self._processor.tokens([text for _, _, text in pairs]),
             image_ids=np.array([image for image, _, _ in pairs], dtype=np.int64),
             text_ids=np.array([text for _, text, _ in pairs], dtype=np.int64),
         )
@@ -99,10 +97,12 @@ class PairBatches:
         if image_id in self._cache:
             return self._cache[image_id]
         picture = pictures.decode(self._lmdb.picture(image_id))
-        if self._augment:
+        if self._augment != "none":
             rng = np.random.default_rng([self._seed, epoch, row])
-            return pictures.augment(picture, self._resolution, rng)
-        array = pictures.to_array(picture, self._resolution)
+            if self._augment == "view":
+                return self._processor.pixels(pictures.view(picture, int(rng.integers(2**63))))
+            return self._processor.preprocessing.augment(picture, rng)
+        array = self._processor.pixels(picture)
         if len(self._cache) < self._room:
             self._cache[image_id] = array
         return array

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wentu import pictures, retrieval
-from wentu.clip.checkpoint import read_pt, save_atomic
-from wentu.clip.text import Tokenizer
+from wentu import retrieval
+from wentu.clip.files import read_pt, save_atomic
+from wentu.clip.processor import Processor
 from wentu.errors import FormatError, QualityError
 from wentu.formats import FORMAT, PairsLmdb, batched
 from wentu.language import pick
@@ -49,7 +49,6 @@ class Plan:
     clip_norm: float
     precision: str
     save_seconds: float
-    context_length: int
     seed: int
 
 
@@ -80,20 +79,20 @@ class Trainer:
         valid: Path | None,
         plan: Plan,
         work: Path,
-        resolution: int,
+        processor: Processor,
         report: Reporter,
         tracker: Tracker,
     ) -> None:
         self.device = pick_device()
         self.model = model.to(self.device)
         self.batches, self.valid, self.plan, self.work = batches, valid, plan, work
-        self.resolution, self.report, self.tracker = resolution, report, tracker
+        self.processor, self.report, self.tracker = processor, report, tracker
         self.optimizer = make_optimizer(model, plan.learning_rate, plan.weight_decay)
         self.autocast, self.scaler = precision_of(plan.precision, self.device)
         self.position = Position()
         self.total = plan.epochs * batches.steps
-        self._mean = self._constant(pictures.MEAN)
-        self._std = self._constant(pictures.STD)
+        self._mean = self._constant(processor.preprocessing.mean)
+        self._std = self._constant(processor.preprocessing.std)
 
     def _constant(self, values: Any) -> torch.Tensor:
         import torch
@@ -149,10 +148,10 @@ class Trainer:
             group["lr"] = rate
         ignore = false_negatives(self._move(batch.image_ids), self._move(batch.text_ids))
         with self.autocast():
-            image, text, scale = self.model(
-                self._normalized(batch.pictures), self._move(batch.tokens)
-            )
-            loss = contrastive_loss(image, text, scale, ignore)
+            image = self.model.encode_image(self._normalized(batch.pictures))
+            text = self.model.encode_text(self._move(batch.tokens))
+            image, text = (each / each.norm(dim=-1, keepdim=True) for each in (image, text))
+            loss = contrastive_loss(image, text, self.model.logit_scale.exp(), ignore)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -198,7 +197,8 @@ class Trainer:
         recall = metrics.get("mean_recall", float(at.epoch))  # no valid split: the last epoch
         row |= {"recall": metrics["mean_recall"]} if metrics else {}
         at.history.append(row)
-        if recall > at.best_recall:
+        # Of equals the later one: a small split is soon found whole, and training goes on to help.
+        if recall >= at.best_recall:
             at.best_recall, at.best_epoch = recall, at.epoch
             self._save_best()
         tracked = {f"valid/{name}": value for name, value in metrics.items()}
@@ -211,12 +211,12 @@ class Trainer:
         return self._encode_pictures, self._encode_texts
 
     def _encode_pictures(self, data: list[bytes]) -> npt.NDArray[np.float32]:
-        arrays = [pictures.to_array(pictures.decode(d), self.resolution) for d in data]
+        arrays = [self.processor.pixels(each) for each in data]
         return self._features(self.model.encode_image, self._normalized(np.stack(arrays)))
 
     def _encode_texts(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        tokens = Tokenizer.chinese_bert().encode(texts, self.plan.context_length)
-        return self._features(self.model.encode_text, self._move(tokens))
+        tokens = self._move(self.processor.tokens(texts))
+        return self._features(self.model.encode_text, tokens)
 
     def _features(self, encode: Callable[..., Any], batch: torch.Tensor) -> npt.NDArray[np.float32]:
         import torch

@@ -1,0 +1,51 @@
+"""``python -m benchmarks [pack] [embed] [query] [topk] [--quick]``: all of them by default."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU is what is compared, also beside a GPU
+
+from benchmarks import embedding, packing, query, topk
+from benchmarks.side_by_side import machine
+
+MEASURES = {
+    "pack": packing.measure,
+    "embed": embedding.measure,
+    "query": query.measure,
+    "topk": topk.measure,
+}
+
+
+def known(name: str) -> str:
+    """The name of a measure; argparse tells the user about another one."""
+    if name not in MEASURES:
+        raise argparse.ArgumentTypeError(f"{name}: not one of {', '.join(MEASURES)}")
+    return name
+
+
+def main() -> None:
+    """Measure what is asked for, one after the other, in a folder that is removed afterwards."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="wentu beside cn_clip's own scripts, in turn, on the same data, on the CPU. "
+        "Needs 4 GB in the temporary folder (TMPDIR) and nothing from the network.",
+    )
+    names = ", ".join(MEASURES)
+    parser.add_argument("what", nargs="*", type=known, help=f"{names}; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes, RN50: only that it runs")
+    given = parser.parse_args()
+    began = time.monotonic()
+    print(machine())
+    with tempfile.TemporaryDirectory(prefix="wentu-bench-") as folder:
+        for name in given.what or MEASURES:
+            MEASURES[name](Path(folder), quick=given.quick)
+    print(f"\n{time.monotonic() - began:.0f} s altogether")
+
+
+if __name__ == "__main__":
+    main()
