@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, RN50: only that it runs")
     given = parser.parse_args()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # gigabytes are removed even then
     print(machine())
     with tempfile.TemporaryDirectory(prefix="wentu-bench-") as folder:
         for name in given.what or MEASURES:

@@ -48,7 +48,7 @@ def make(folder: Path, *, quick: bool) -> Made:
     )
     if made.data.exists():
         return made
-    count = 16 if quick else 64
+    count = 16 if quick else 48
     pictures = [draw(number, (640, 480), 12.0, 90) for number in range(count)]
     data = collection(made.data, pictures, captions(2 * count))
     with contextlib.redirect_stderr(io.StringIO()):  # how far the stages are

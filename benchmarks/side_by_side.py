@@ -33,7 +33,10 @@ def machine() -> str:
         "medians of runs in turn (fastest-slowest); threads as each side sets them by default",
     ]
     if load > BUSY * cores:
-        lines.append(f"THE MACHINE IS BUSY (load {load:.1f}): run again when it is idle")
+        lines.append(
+            f"THE MACHINE IS BUSY (load {load:.1f}), run again when it is idle: torch's threads "
+            "then wait for each other, which flatters us"
+        )
     return "\n".join(lines)
 
 

@@ -207,6 +207,49 @@ def test_an_unknown_preset_lists_the_known(
         parameters.preset("nope")
 
 
+# --- what a run is called with ----------------------------------------------------------------
+
+
+def test_captions_not_named_again_are_those_of_the_release(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    """For the same pictures, wherever the spelling leads; other pictures have none."""
+    given = {"pictures": str(built.collection), "store": store}
+    assert parameters.complete(given, None)["captions"] == built.captions
+    (tmp_path / "link").symlink_to(built.collection)
+    for place in (f"{built.collection}/pictures/..", f"{built.collection}/", tmp_path / "link"):
+        same = given | {"pictures": str(place)}
+        assert parameters.complete(same, None)["captions"] == built.captions
+    assert parameters.complete(given | {"captions": "none"}, None)["captions"] == "none"
+    assert parameters.complete(given | {"captions": "names"}, None)["captions"] == "names"
+    other = {"pictures": str(tmp_path), "store": store}
+    assert parameters.complete(other, None)["captions"] == "none"
+    fresh = given | {"store": str(tmp_path / "fresh")}
+    assert parameters.complete(fresh, None)["captions"] == "none"
+
+
+def test_a_run_from_python_names_options_that_are_none(tmp_path: Path) -> None:
+    import wentu as package
+
+    with pytest.raises(InputError, match="no option is called epoch, lr; see `wentu run --help`"):
+        package.run(str(tmp_path), epoch=3, lr=1.0)
+    with pytest.raises(InputError, match="--epochs -1: give 0 or more"):
+        package.run(str(tmp_path), epochs=-1)
+    with pytest.raises(InputError, match=r"--pictures .*nowhere: no such folder"):
+        package.run(str(tmp_path / "nowhere"))
+
+
+def test_a_model_that_is_neither_name_nor_path_is_refused_before_anything_starts(
+    built: Any, tmp_path: Path
+) -> None:
+    given = {"pictures": str(built.collection), "store": str(tmp_path / "store")}
+    with pytest.raises(InputError, match="--model ViT-B-17: neither a path nor one of tiny, ViT-B"):
+        parameters.complete(given | {"model": "ViT-B-17"}, None)
+    assert not (tmp_path / "store").exists()
+    for name in ("tiny", "openclip:ViT-B-32@laion2b_s34b_b79k", str(built.bundle)):
+        assert parameters.complete(given | {"model": name}, None)["model"] == name
+
+
 # --- commands that work -----------------------------------------------------------------------
 
 
@@ -227,6 +270,23 @@ def test_search_prints_json_with_ids_that_every_reader_keeps(built: Any) -> None
     assert len(rows) == 3
     assert all(isinstance(row["id"], str) and row["id"].isdigit() for row in rows)
     assert all((built.collection / row["paths"][0]).is_file() for row in rows)
+
+
+def test_search_finds_the_captions_of_a_picture(built: Any) -> None:
+    picture = built.collection / "pictures/0003.png"
+    words = ["search", "--picture", str(picture), "--to", "captions", "--store", built.store]
+    shown = CliRunner().invoke(cli.build(), [*words, "-k", "4", "--json"])
+    assert shown.exit_code == 0, shown.output
+    rows = json.loads(shown.output)
+    assert [set(row) for row in rows] == [{"text", "score", "path"}] * 4
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    table = CliRunner().invoke(cli.build(), [*words, "-k", "4"]).output
+    assert all(row["text"].split(",")[0] in table for row in rows)
+    for wrong in (["红色"], ["--sheet", "x.png"]):
+        done = CliRunner().invoke(cli.build(), [*words, *wrong])
+        assert isinstance(done.exception, InputError)
+        assert "--to captions goes with --picture alone" in str(done.exception)
 
 
 def test_search_draws_a_sheet(built: Any, tmp_path: Path) -> None:

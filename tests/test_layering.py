@@ -45,7 +45,7 @@ HEAVY = {
     "mlflow": ("wentu.tracking",),
     "boto3": ("wentu.storage",),
     "cn_clip": ("wentu.clip.model", "wentu.clip.clip_pytorch"),
-    "open_clip": ("wentu.clip.openclip", "wentu.clip.download.names"),
+    "open_clip": ("wentu.clip.openclip",),
     "faiss": ("wentu.ann",),
     "torch": ("wentu.clip", "wentu.training", "wentu.stages.export_onnx"),
 }

@@ -16,10 +16,10 @@ import pickle
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from wentu.errors import FormatError, InputError
 
@@ -82,19 +82,26 @@ def folder_sha256(folder: Path) -> dict[str, str]:
     }
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write to a temporary name beside ``path``, flush to disk, rename."""
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes ``path``'s place when it is whole and on the disk, and else never."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary name beside ``path``, flush to disk, rename."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -253,15 +260,15 @@ def tsv_line(image_id: int, data: bytes) -> bytes:
 
 def read_tsv(path: Path) -> Iterator[tuple[int, bytes]]:
     """(image id, base64 of its file) per line of an ``_imgs.tsv``, streamed."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=1 << 20) as file:  # lines are pictures: 8 KiB are few
         for number, line in enumerate(file, 1):
-            fields = line.rstrip(b"\r\n").split(b"\t")
-            if len(fields) != 2 or not fields[0].strip().removeprefix(b"-").isdigit():
+            identity, tab, data = line.rstrip(b"\r\n").partition(b"\t")
+            if not tab or b"\t" in data or not identity.strip().removeprefix(b"-").isdigit():
                 raise FormatError(
                     f"{path}, line {number}: expected an integer id, a tab and base64.",
                     f"{path} 第 {number} 行：应为「整数 id、制表符、base64」。",
                 )
-            yield int(fields[0]), fields[1]
+            yield int(identity), data
 
 
 def read_texts(path: Path) -> Iterator[Text]:
@@ -271,7 +278,7 @@ def read_texts(path: Path) -> Iterator[Text]:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = json.loads(line.decode())  # bytes would have their encoding guessed
                 if value["text"] is None or not isinstance(value["image_ids"], list):
                     raise TypeError("text: a text, image_ids: a list")
                 yield Text(

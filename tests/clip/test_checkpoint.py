@@ -340,6 +340,12 @@ def test_a_checkpoint_of_another_version_is_refused(version: object, tmp_path: P
         ({"family": "gpt"}, "its note lacks or has a strange family"),
         ({"name": 3}, "its note lacks or has a strange name"),
         ({"tokenizer": b"x"}, "its note lacks or has a strange tokenizer"),
+        ({"info": {"context_length": "52"}}, "its note lacks or has a strange context_length"),
+        ({"info": {"context_length": 10**12}}, "its note lacks or has a strange context_length"),
+        ({"info": {"resize": 3}}, "its note lacks or has a strange resize"),
+        ({"config": {}}, "the model's config is incomplete or strange .*embed_dim"),
+        ({"config": {"embed_dim": 4}}, "config is incomplete or strange .*image_resolution"),
+        ({"config": SMALL | {"embed_dim": "x"}}, "config is incomplete or strange"),
     ],
 )
 def test_a_note_that_is_none_is_refused(
@@ -375,7 +381,8 @@ def test_a_note_of_an_impossible_model_is_refused_at_once(
     value = torch.load(tmp_path / "a.pt", weights_only=True)
     value["wentu"]["config"] |= changed
     torch.save(value, tmp_path / "a.pt")
-    with pytest.raises(FormatError, match=r"no model can be built as|the weights do not fit small"):
+    sentence = "no model can be built as|the weights do not fit small|config is incomplete"
+    with pytest.raises(FormatError, match=sentence):
         checkpoint.load(tmp_path / "a.pt").model()
 
 

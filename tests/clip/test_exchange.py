@@ -273,6 +273,20 @@ def test_forms_that_compute_otherwise_are_refused(family: str, kind: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", exchange.KINDS)
+def test_a_place_that_cannot_be_written_to_is_named(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / ("file" if kind in ("huggingface", "experiments") else "folder")
+    found = small()
+    if kind == "clip-pytorch":
+        torch.save(clip_pytorch_model().state_dict(), tmp_path / "a.pth")
+        found = checkpoint.load(tmp_path / "a.pth")
+    with pytest.raises(InputError, match=f"{place.name} is a {place.name}; {kind} is written to"):
+        exchange.write(found, kind, place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_resnet_has_no_form_of_transformers(tmp_path: Path) -> None:
     found = small(vision_layers=[1, 1, 1, 1], vision_width=16, image_resolution=64)
     with pytest.raises(InputError, match="Chinese-CLIP has no ResNet"):

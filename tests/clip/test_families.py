@@ -7,9 +7,11 @@ and pictures: its model, its preprocessing, its tokenizer. 1e-5 of L2-normalised
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from tests.clip.makers import (
     theirs,
     varied,
 )
-from wentu.clip import checkpoint, files
+from tests.fuzz import mutations, survives
+from wentu.clip import checkpoint, exchange, files
 from wentu.clip.bundle import BUNDLE, Bundle
 from wentu.clip.encoder import TorchEncoder
 from wentu.clip.model import infer
@@ -101,6 +104,20 @@ def test_openai(vision: dict[str, Any], form: str, tmp_path: Path, measure: Meas
     assert found.processor().preprocessing.resize == "crop"
 
 
+def test_the_measure_tells_activations_apart(tmp_path: Path) -> None:
+    """QuickGELU from GELU, which have the same tensors."""
+    state = openai_model(clip_config()).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    found = checkpoint.load(tmp_path / "a.pt")
+    config = dict(found.architecture.config)
+    config["model"] = config["model"] | {"quick_gelu": False}
+    other = replace(found, architecture=replace(found.architecture, config=config))
+    quick, smooth = TorchEncoder(found), TorchEncoder(other)
+    assert apart(quick.encode_text(TEXTS), smooth.encode_text(TEXTS)) > 100 * SAME
+    images = list(pictures())
+    assert apart(quick.encode_image(images), smooth.encode_image(images)) > 100 * SAME
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "RN50"])
 def test_openai_in_its_real_shapes(name: str, tmp_path: Path, measure: Measure) -> None:
@@ -111,6 +128,16 @@ def test_openai_in_its_real_shapes(name: str, tmp_path: Path, measure: Measure) 
         our_texts, our_images = encoded(path, architecture)
         measure(f"texts {architecture}", our_texts, texts, SAME)
         measure(f"pictures {architecture}", our_images, images, SAME)
+
+
+def test_what_may_be_openais_or_not_has_to_be_named(tmp_path: Path) -> None:
+    """LAION's ViT-B-32 has the tensors of OpenAI's, and another activation."""
+    model = varied(open_clip.CLIP(**clip_config()))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(FormatError, match=r"a\.pt: OpenAI's models \(QuickGELU\) and others of"):
+        checkpoint.load(tmp_path / "a.pt")
+    torch.save(model.half().state_dict(), tmp_path / "a.pt")
+    checkpoint.load(tmp_path / "a.pt")
 
 
 # --- open_clip --------------------------------------------------------------------------------
@@ -196,7 +223,8 @@ VARIANTS: dict[str, Variant] = {
         "roberta",
     ),
     "nllb": (
-        {"embed_dim": 192, "init_logit_bias": -10, "custom_text": True, "vision_cfg": MAP}
+        clip_config()
+        | {"init_logit_bias": -10, "custom_text": True}
         | {"text_cfg": HF | {"hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"}},
         SQUASH,
         "xlm-roberta",
@@ -289,10 +317,17 @@ def test_openclip(name: str, hub: Callable[[str], Path], measure: Measure) -> No
     measure("pictures", our_images, images, SAME)
 
 
-@pytest.mark.parametrize("name", ["laion", "siglip", "xlm-roberta"])
-@pytest.mark.parametrize("form", ["bin", "file", "training", "ours"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *(("worldwide", form) for form in ("bin", "file", "training", "ours", "safetensors")),
+        *(("xlm-roberta", form) for form in ("bin", "ours", "safetensors")),
+        *(("siglip", form) for form in ("ours",)),
+        *(pytest.param(name, "safetensors", marks=pytest.mark.heavy) for name in VARIANTS),
+    ],
+)
 def test_openclip_in_other_files(
-    name: str, form: str, hub: Callable[[str], Path], tmp_path: Path, measure: Measure
+    name: str, form: str, hub: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Without safetensors; a file rather than its folder; of open_clip's training; saved by us."""
     folder = Path(shutil.copytree(hub(name), tmp_path / "copy"))
@@ -308,8 +343,11 @@ def test_openclip_in_other_files(
         torch.save({"epoch": 1, "name": "run", "state_dict": state, "optimizer": {}}, path)
     else:
         found = checkpoint.load(folder)
-        path = tmp_path / "ours" / "ours.pt"
-        checkpoint.save(path, found.model(), found, epoch=3, step=7, info={})
+        path = tmp_path / "ours" / f"ours.{'pt' if form == 'ours' else form}"
+        if form == "ours":
+            checkpoint.save(path, found.model(), found, epoch=3, step=7, info={})
+        else:
+            exchange.write(found, form, path)
         shutil.rmtree(folder)  # nothing beside it is needed
     expected = encoded(hub(name))
     for ours, others in zip(encoded(path), expected, strict=True):
@@ -318,11 +356,11 @@ def test_openclip_in_other_files(
     assert (loaded.epoch, loaded.step) == {"training": (1, 0), "ours": (3, 7)}.get(form, (0, 0))
 
 
-ONNX = ["laion", "rn50", "layer-scale", "clipa", "worldwide", "siglip", "eva", "convnext"]
-ONNX += ["xlm-roberta", "roberta", "nllb", "mt5"]
+QUICK = ("clipa", "worldwide", "xlm-roberta")
+SLOW = [pytest.param(n, marks=pytest.mark.heavy) for n in VARIANTS if n not in QUICK]
 
 
-@pytest.mark.parametrize("name", ONNX)
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_openclip_through_onnx(
     name: str, hub: Callable[[str], Path], tmp_path: Path, measure: Measure
 ) -> None:
@@ -403,6 +441,17 @@ def test_what_open_clip_knows_and_we_do_not_is_said(
         checkpoint.load(tmp_path / "alone.pt", "openclip:ViT-B-33")
     with pytest.raises(InputError, match="open_clip has no weights 'x' for ViT-B-32; known: "):
         checkpoint.load(tmp_path / "alone.pt", "openclip:ViT-B-32@x")
+    folder = Path(shutil.copytree(hub("laion"), tmp_path / "laion"))
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    for part, strange, sentence in (
+        ("text_cfg", {"tokenizer_mode": "clips"}, "cuts texts into tokens in a way that is not"),
+        ("text_cfg", {"tokenizer_kwargs": {"language": "zh"}}, "cuts texts into tokens in a way"),
+        ("vision_cfg", {"image_size": [32, 64]}, r"wants pictures of \[32, 64\] pixels"),
+    ):
+        own = config["model_cfg"] | {part: config["model_cfg"][part] | strange}
+        write_json(folder / "open_clip_config.json", config | {"model_cfg": own})
+        with pytest.raises((FormatError, InputError), match=sentence):
+            checkpoint.load(folder).processor()
     with pytest.raises(FormatError, match=r"the weights do not fit openclip:ViT-B-32: missing or"):
         checkpoint.load(tmp_path / "alone.pt", "openclip:ViT-B-32").model()
 
@@ -431,6 +480,65 @@ def test_a_config_cannot_send_us_to_the_hub(hub: Callable[[str], Path], tmp_path
     write_json(folder / "open_clip_config.json", config)
     with pytest.raises(FormatError, match="timm has no model 'hf-hub:a/b'"):
         checkpoint.load(folder).model()
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in a JSON value something stands."""
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    found = [path] if path else []
+    for key, inner in items:
+        found += leaves(inner, (*path, key))
+    return found
+
+
+def changed(content: bytes, rng: random.Random) -> bytes:
+    """A JSON file in which one thing is another, or gone."""
+    value = json.loads(content)
+    *path, last = rng.choice(leaves(value))
+    place = value
+    for key in path:
+        place = place[key]
+    others = [None, True, -1, 0, 1, 3, 10**6, 10**12, 2**70, 1.5, float("nan"), "", "x", [], {}]
+    place[last] = rng.choice([*others, [1], {"a": 1}, "hf-hub:a/b"])
+    if rng.random() < 0.2 and isinstance(place, dict):
+        del place[last]
+    return json.dumps(value).encode()
+
+
+SETTINGS = ("open_clip_config.json", "config.json", "tokenizer_config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("xlm-roberta", 20),
+        *(pytest.param(name, 400, marks=pytest.mark.heavy) for name in ("worldwide", "nllb")),
+        pytest.param("xlm-roberta", 400, marks=pytest.mark.heavy),
+    ],
+)
+def test_damaged_settings(
+    name: str, count: int, hub: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of a folder: each of its JSON files, as text and as values."""
+    folder = Path(shutil.copytree(hub(name), tmp_path / "copy"))
+    rng = random.Random(0)
+    for file in SETTINGS:
+        path = folder / file
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+
+        def load(data: bytes, path: Path = path) -> None:
+            path.write_bytes(data)
+            found = checkpoint.load(folder)
+            found.processor().tokens(TEXTS)
+            found.model()
+
+        survives(load, (changed(content, rng) for _ in range(count)))
+        survives(load, mutations(content, count // 2, 0))
+        path.write_bytes(content)
+        load(content)
 
 
 @pytest.mark.heavy

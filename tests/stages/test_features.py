@@ -99,6 +99,33 @@ def test_the_size_of_a_batch_changes_nothing(built: Any, tmp_path: Path, size: i
         np.testing.assert_allclose(vector, theirs[picture], atol=1e-6)
 
 
+def test_mistake_01_copies_of_pictures_cost_no_vector(
+    built: Any, collection: Path, pair: Any, tmp_path: Path
+) -> None:
+    """20 pictures and 3 of them again, in batches of 8: the reference ends after 16."""
+    for number in range(20, 24):
+        (collection / f"pictures/{number:04d}.png").unlink()
+    for number in range(3):
+        copy = collection / f"pictures/copy of {number}.png"
+        shutil.copy(collection / f"pictures/{number:04d}.png", copy)
+    pair(collection, str(collection), str(tmp_path / "store"))
+    features(
+        catalog=tmp_path / "catalog",
+        bundle=built.winner,
+        pictures=str(collection),
+        store=str(tmp_path / "store"),
+        out=tmp_path / "out",
+        config=Config(embed_batch_size=8),
+    )
+    found, ids = vectors_of(tmp_path / "out"), ids_of(tmp_path / "catalog")
+    assert (len(ids), len(found)) == (23, 20)
+    assert found.keys() == set(ids.values())
+    assert ids["pictures/copy of 2.png"] == ids["pictures/0002.png"]
+    before = vectors_of(built.features)
+    for picture, vector in found.items():
+        np.testing.assert_allclose(vector, before[picture], atol=1e-6)
+
+
 # --- what is new ------------------------------------------------------------------------------
 
 

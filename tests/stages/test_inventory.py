@@ -158,6 +158,8 @@ def test_a_store_inside_of_the_collection_is_not_indexed(
         answer = look(store=place)
         assert answer.inventory == before
         assert read_manifest(tmp_path / "inventory").counts["pictures"] == 24
+    with pytest.raises(InputError, match="is the folder of the pictures; name one in it or"):
+        look(store=f"{collection}/pictures/..")
     fresh = collection / "a new store"
     assert [look(store=str(fresh)).inventory for _ in range(2)] == [before, before]
 

@@ -28,6 +28,7 @@ from wentu.clip.model import (
 )
 from wentu.clip.processor import Processor
 from wentu.clip.text import Tokenizer
+from wentu.clip.tokenizer_file import read_tokenizer
 from wentu.errors import FormatError, InputError
 from wentu.formats import FORMAT, read_json
 from wentu.settings import weights_folder
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 TUNED = ("context_length", "resize", "convert")
 """Keys of ``Checkpoint.info`` that say how a fine-tuned model's input was prepared."""
+MOST_TOKENS = 65_536
+"""Of a text. Every row of a batch may be as long as that, so a file is not believed beyond it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,8 @@ def load(path: Path, name: str = "") -> Checkpoint:
     value, notes = read_weights(path)
     try:
         note = json.loads(notes["wentu"]) if "wentu" in notes else value.get("wentu", {})
-        family, state = layouts.standard(layouts.weights_in(value))
+        raw = layouts.weights_in(value)
+        family, state = layouts.standard(raw)
     except (ValueError, RecursionError, FormatError) as error:
         raise FormatError(f"{path}: {error}", f"{path}：{error}") from None
     if note:
@@ -148,8 +152,16 @@ def load(path: Path, name: str = "") -> Checkpoint:
         arch = Architecture(name="openclip", config=openclip.from_folder(folder), family="openclip")
     else:
         arch = infer(family, state)
+        if family == "openclip" and not openclip.is_openai(raw, state):
+            raise FormatError(
+                f"{path}: OpenAI's models (QuickGELU) and others of open_clip (GELU) have the same "
+                "tensors; name this one with `wentu weights convert --architecture openclip:NAME`.",
+                f"{path}：OpenAI 的模型(QuickGELU)与 open_clip 的其他模型(GELU)张量相同；"
+                "请用 wentu weights convert --architecture openclip:名称 指定。",
+            )
     if not note:
         arch = _told_beside(path, arch)
+    _check(path, arch)
     if arch.family == family == "openclip":
         state = openclip.adapted(arch.config, state)
     tokenizer = str(note.get("tokenizer", "")) if note else _tokenizer_beside(path, arch)
@@ -179,12 +191,30 @@ def _noted(path: Path, note: Any) -> Architecture:
     wrong = [key for key, kind in kinds.items() if not isinstance(note.get(key), kind)]
     if not wrong and note["family"] not in FAMILIES:
         wrong = ["family"]
+    told = {"context_length": int, "resize": str, "convert": str}
+    info = note["info"] if "info" not in wrong else {}
+    wrong += [key for key in TUNED if not isinstance(info.get(key) or told[key](), told[key])]
+    if not wrong and not 0 <= (info.get("context_length") or 2) <= MOST_TOKENS:
+        wrong = ["context_length"]
     if wrong:
         raise FormatError(
             f"{path}: its note lacks or has a strange {', '.join(wrong)}.",
             f"{path} 的说明缺少 {'、'.join(wrong)}，或其值无效。",
         )
     return Architecture(name=note["name"], config=note["config"], family=note["family"])
+
+
+def _check(path: Path, arch: Architecture) -> None:
+    """FormatError for a config that lacks what every family has."""
+    try:
+        sizes = arch.embed_dim, arch.resolution, arch.context_length
+        if min(sizes) < 1 or arch.context_length > MOST_TOKENS:
+            raise ValueError(sizes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: the model's config is incomplete or strange ({error!r}).",
+            f"{path}：模型的配置不完整或无效({error!r})。",
+        ) from None
 
 
 def _told_beside(path: Path, arch: Architecture) -> Architecture:
@@ -238,7 +268,7 @@ def _of_hugging_face(value: Mapping[str, Any], config: Mapping[str, Any]) -> dic
 
 def _tokenizer_beside(path: Path, arch: Architecture) -> str:
     found = beside(path, "tokenizer.json") if arch.family == "openclip" else None
-    return found.read_text(encoding="utf-8") if found else ""
+    return read_tokenizer(found) if found else ""
 
 
 # --- what a model name or path means -----------------------------------------------------------

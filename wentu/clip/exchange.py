@@ -49,6 +49,14 @@ def write(found: Checkpoint, kind: str, out: Path) -> list[Path]:
             f"{family} 系列的模型不能写成 {kind}：计算方式不同。"
             "请用 --to safetensors，或使用 wentu run 导出的模型包。",
         )
+    into_folder = kind in ("huggingface", "experiments")
+    if out.is_file() if into_folder else out.is_dir():
+        raise InputError(
+            f"{out} is a {'file' if into_folder else 'folder'}; {kind} is written to a "
+            f"{'folder' if into_folder else 'file'}.",
+            f"{out} 是{'文件' if into_folder else '目录'}；{kind} 要写到"
+            f"{'目录' if into_folder else '文件'}。",
+        )
     model = found.model()
     if kind == "huggingface":
         return _hugging_face(found, out)

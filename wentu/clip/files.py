@@ -10,7 +10,6 @@ allocated (see ``_check_archive`` and ``layouts``).
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wentu.clip.torchscript import is_torchscript, read_torchscript
 from wentu.errors import FormatError, InputError
-from wentu.formats import digest_of, file_sha256, read_json
+from wentu.formats import digest_of, file_sha256, read_json, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -40,18 +39,9 @@ KINDS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def save_atomic(path: Path, value: Any, writer: Any) -> None:
-    """``writer(value, file)`` to a temporary name, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            writer(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """``writer(value, file)``, whole or not at all."""
+    with replacing(path) as file:
+        writer(value, file)
 
 
 def read_pt(path: Path) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class Architecture:
         """Tokens of a text that the model was made for."""
         if self.family == "openclip":
             return int(self.config["model"]["text_cfg"].get("context_length", 77))
-        return {"chinese-clip": 52, "clip-pytorch": clip_pytorch.CONTEXT_LENGTH}[self.family]
+        own = {"chinese-clip": 52, "clip-pytorch": clip_pytorch.CONTEXT_LENGTH}[self.family]
+        return min(own, int(self.config["text_max_position_embeddings"]))
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ RESIZE = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 """open_clip's names for what we call crop, squash and pad."""
 
 
-def _package() -> Any:
+def package() -> Any:
+    """open_clip, imported when it is needed; InputError where it is not installed."""
     try:
         import open_clip
     except ImportError:
@@ -50,19 +51,19 @@ def split_name(name: str) -> tuple[str, str]:
 
 def config_of(name: str) -> dict[str, Any]:
     """The config of a named architecture; with a tag, the preprocessing that goes with it."""
-    package = _package()
+    opened = package()
     model, tag = split_name(name)
-    found = package.get_model_config(model)
+    found = opened.get_model_config(model)
     if found is None:
         import difflib
 
-        known = package.list_models()
+        known = opened.list_models()
         near = ", ".join(difflib.get_close_matches(model, known, 5, 0.3)) or ", ".join(known[:5])
         raise InputError(
             f"open_clip has no model {model!r}; names like it: {near}.",
             f"open_clip 中没有模型 {model!r}；相近的名称：{near}。",
         )
-    tags = package.list_pretrained_tags_by_model(model)
+    tags = opened.list_pretrained_tags_by_model(model)
     if tag and tag not in tags:
         raise InputError(
             f"open_clip has no weights {tag!r} for {model}; known: {', '.join(tags) or '-'}.",
@@ -70,7 +71,7 @@ def config_of(name: str) -> dict[str, Any]:
         )
     # Without a tag, the preprocessing of the first: a family's weights were trained alike.
     chosen = tag or (tags[0] if tags else "")
-    about = package.get_pretrained_cfg(model, chosen) or {} if chosen else {}
+    about = opened.get_pretrained_cfg(model, chosen) or {} if chosen else {}
     settings = dict(found)
     if tag and about.get("quick_gelu"):
         settings["quick_gelu"] = True
@@ -90,9 +91,15 @@ def _config(model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str
             "bicubic is known.",
             f"该模型要求以 {preprocess['interpolation']} 缩放图片，这里只支持 bicubic。",
         )
-    size = model["vision_cfg"]["image_size"]
+    size = model["vision_cfg"].get("image_size", 224)
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1:
+        raise InputError(
+            f"this model wants pictures of {size} pixels; here only squares are known.",
+            f"该模型要求 {size} 像素的图片，这里只支持正方形。",
+        )
     pixels: dict[str, Any] = {
-        "resolution": size[0] if isinstance(size, list | tuple) else int(size),
+        "resolution": int(sides.pop()),
         "resize": RESIZE[preprocess.get("resize_mode") or "shortest"],
     }
     if pixels["resize"] == "pad":
@@ -109,10 +116,10 @@ def from_folder(folder: Path) -> dict[str, Any]:
     value = read_json(folder / CONFIG)
     try:
         return _config(value["model_cfg"], value.get("preprocess_cfg", {}))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(
-            f"{folder / CONFIG} lacks {error}: it is no open_clip config.",
-            f"{folder / CONFIG} 缺少 {error}：不是 open_clip 的配置。",
+            f"{folder / CONFIG} is no open_clip config ({error!r}).",
+            f"{folder / CONFIG} 不是 open_clip 的配置({error!r})。",
         ) from None
 
 
@@ -152,6 +159,15 @@ def from_openai(state: Mapping[str, Any]) -> dict[str, Any]:
     return _config(model, {})
 
 
+def is_openai(names: Iterable[object], state: Mapping[str, Any]) -> bool:
+    """Are they OpenAI's own? LAION's and others' have the same names and shapes, but compute with
+    GELU. Among OpenAI's tensors are three numbers; and its weights are those of float16."""
+    if any(str(name).endswith("input_resolution") for name in names):
+        return True
+    values = (value for value in state.values() if value.is_floating_point())
+    return all(bool((value == value.half().float()).all()) for value in values)
+
+
 def _numbered(state: Mapping[str, Any], prefix: str) -> int:
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
@@ -159,9 +175,10 @@ def _numbered(state: Mapping[str, Any], prefix: str) -> int:
 def build(config: Mapping[str, Any]) -> Any:
     """The model with random weights, in training mode."""
     model = json.loads(json.dumps(config["model"]))
-    package = _package()
-    kind = package.CustomTextCLIP if _is_custom(model) else package.CLIP
-    model["vision_cfg"].pop("timm_model_pretrained", None)
+    opened = package()
+    kind = opened.CustomTextCLIP if _is_custom(model) else opened.CLIP
+    for part in ("vision_cfg", "text_cfg"):
+        model[part].pop("output_tokens", None)  # beside the features, for CoCa
     if name := model["vision_cfg"].get("timm_model_name"):
         if ":" in name:  # "hf-hub:…" would be looked up there
             raise FormatError(f"timm has no model {name!r}.", f"timm 中没有模型 {name!r}。")
@@ -211,7 +228,14 @@ def tokenizer_of(config: Mapping[str, Any], tokenizer_json: str) -> TextTokenize
     Raises InputError where the model needs a tokenizer of its own and none came with it.
     """
     text = config["model"]["text_cfg"]
-    options = text.get("tokenizer_kwargs", {})
+    options = text.get("tokenizer_kwargs") or {}
+    known = isinstance(options, Mapping) and set(options) <= {"clean", "strip_sep_token"}
+    if not known or text.get("tokenizer_mode"):
+        asked = {key: text[key] for key in ("tokenizer_mode", "tokenizer_kwargs") if key in text}
+        raise FormatError(
+            f"this model cuts texts into tokens in a way that is not known here: {asked}.",
+            f"该模型的分词方式在此不受支持：{asked}。",
+        )
     name = text.get("hf_tokenizer_name") or text.get("hf_model_name", "")
     if not name:
         settings = {"kind": "clip", "fixed_length": True, "clean": options.get("clean", "lower")}

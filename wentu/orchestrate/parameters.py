@@ -139,8 +139,10 @@ def captions_before(values: Mapping[str, Any]) -> str:
         return "none"
     current = Store(str(values["store"])).current()
     before = current[1].parameters if current else {}
-    same = before.get("pictures") == portable(str(values["pictures"]))
-    return str(before.get("captions") or "none") if same else "none"
+    places = (str(before.get("pictures") or ""), str(values["pictures"]))
+    if not places[0] or len({local_path(place).resolve() for place in places}) > 1:
+        return "none"
+    return str(before.get("captions") or "none")
 
 
 def help_for(name: str) -> str:

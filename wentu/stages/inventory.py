@@ -150,6 +150,11 @@ def inventory(
         root = collection_root(pictures)
         vault = Store(store)
         settings = normal(settings)
+        if vault.storage.root.resolve() == root.resolve():
+            raise InputError(
+                f"--store {store} is the folder of the pictures; name one in it or beside it.",
+                f"--store {store} 就是图片目录；请使用其中或旁边的另一个目录。",
+            )
         vault.claim()
         skipped = Skipped()
         rows = list(listing(root, captions, vault, stage.progress, skipped))

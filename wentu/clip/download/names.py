@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wentu.clip.model import VISION_AND_TEXT
-from wentu.clip.openclip import PREFIX, config_of, split_name
+from wentu.clip.openclip import PREFIX, config_of, package, split_name
 from wentu.errors import InputError
 
 REPOSITORIES = {  # as in cn_clip.clip.utils._MODELS
@@ -106,13 +106,7 @@ def _at_both(places: list[Place]) -> Wanted:
 
 def _published(model: str, tag: str) -> tuple[str, dict[str, Any]]:
     """(``ORG/REPO/`` or ``ORG/REPO/FILE`` at Hugging Face, config of the text tower)."""
-    try:
-        import open_clip
-    except ImportError:
-        raise InputError(
-            "the package open_clip_torch is not installed: pip install 'wentu[train]'.",
-            "没有安装 open_clip_torch：请运行 pip install 'wentu[train]'。",
-        ) from None
+    open_clip = package()
     where = open_clip.get_pretrained_cfg(model, tag).get("hf_hub")
     if not where:
         config_of(PREFIX + model)  # refuses a model that is none, naming similar ones
