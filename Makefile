@@ -25,13 +25,13 @@ demo: $(READY)  ## draw pictures, run everything, search them
 	@$(BIN)/wentu demo --seed $(SEED)
 
 test: $(READY)  ## all tests but the long proofs; no network
-	$(BIN)/python -m pytest -m 'not heavy'
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m 'not heavy'
 
 check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done'
 
 proofs: $(READY)  ## kills, races, real data, three demos: about 25 minutes on two cores
 	$(BIN)/python -m pytest -m heavy -s --durations=0

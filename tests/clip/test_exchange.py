@@ -296,7 +296,7 @@ def test_a_resnet_has_no_form_of_transformers(tmp_path: Path) -> None:
 
 # --- OpenAI's pictures and a Chinese BERT ------------------------------------------------------
 
-BERT = {
+BERT: dict[str, Any] = {
     "vocab_size": 21128,
     "hidden_size": 96,
     "num_hidden_layers": 2,

@@ -484,11 +484,10 @@ def test_a_config_cannot_send_us_to_the_hub(hub: Callable[[str], Path], tmp_path
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where in a JSON value something stands."""
-    items = value.items() if isinstance(value, dict) else ()
-    items = enumerate(value) if isinstance(value, list) else items
     found = [path] if path else []
-    for key, inner in items:
-        found += leaves(inner, (*path, key))
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found += leaves(value[key], (*path, key))
     return found
 
 
@@ -499,7 +498,23 @@ def changed(content: bytes, rng: random.Random) -> bytes:
     place = value
     for key in path:
         place = place[key]
-    others = [None, True, -1, 0, 1, 3, 10**6, 10**12, 2**70, 1.5, float("nan"), "", "x", [], {}]
+    others: list[Any] = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        3,
+        10**6,
+        10**12,
+        2**70,
+        1.5,
+        float("nan"),
+        "",
+        "x",
+        [],
+        {},
+    ]
     place[last] = rng.choice([*others, [1], {"a": 1}, "hf-hub:a/b"])
     if rng.random() < 0.2 and isinstance(place, dict):
         del place[last]

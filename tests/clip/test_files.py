@@ -101,7 +101,7 @@ def test_torchscript_of_every_type_and_shape(tmp_path: Path) -> None:
 def test_a_folder_in_parts(tmp_path: Path) -> None:
     state = mini()
     names = sorted(state)
-    index = {}
+    index: dict[str, str] = {}
     for part, chosen in (("a-1.safetensors", names[::2]), ("a-2.safetensors", names[1::2])):
         save_file({name: state[name].contiguous() for name in chosen}, tmp_path / part)
         index |= dict.fromkeys(chosen, part)
@@ -292,6 +292,23 @@ def test_what_the_damage_is_done_to_is_well(seeds: dict[str, bytes], tmp_path: P
             assert len(files.read_weights(path)[0]) > 3
             if kind != "torchscript":
                 load_and_build(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "torchscript"])
+def test_files_from_a_gpu(kind: str, seeds: dict[str, bytes], tmp_path: Path) -> None:
+    """As OpenAI's are: their storages lie on cuda:0."""
+    expected = tmp_path / "cpu.pt"
+    expected.write_bytes(seeds[kind])
+
+    def moved(content: bytes) -> bytes:
+        assert b"X\x03\0\0\0cpu" in content
+        return content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
+
+    (tmp_path / "cuda.pt").write_bytes(repacked(seeds[kind], moved))
+    found = [files.read_weights(tmp_path / name)[0] for name in ("cpu.pt", "cuda.pt")]
+    ours, theirs = (each.get("state_dict", each) for each in found)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 def refused(path: Path, sentence: str) -> None:

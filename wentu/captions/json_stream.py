@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from wentu.formats import read_json
 
-WINDOW = 1 << 20
+WINDOW = 1 << 16
 """Characters read at once; a larger entry doubles it until it fits."""
 NO_LIST = object()
 _SPACE = re.compile(r"[ \t\r\n]*")

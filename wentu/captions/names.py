@@ -190,9 +190,12 @@ class NameCaptions:
         """What to do instead."""
         en = (
             "give a file of captions (--captions captions.csv), or make the pictures searchable "
-            "without training: --captions none --no-train."
+            "without training: --captions none --no-train --model MODEL."
         )
-        zh = "给出描述文件(--captions captions.csv)，或不训练只检索：--captions none --no-train。"
+        zh = (
+            "给出描述文件(--captions captions.csv)，或不训练只检索："
+            "--captions none --no-train --model 模型。"
+        )
         if 2 * self._other < total:
             return en[0].upper() + en[1:], f"请{zh}"
         if self._folders:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from wentu.commands.options import console as make_console
 from wentu.commands.options import make_option
+from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import weights_folder
+
+if TYPE_CHECKING:
+    from wentu.clip.checkpoint import Checkpoint
 
 
 def command() -> click.Command:
@@ -114,12 +119,10 @@ def get(name: str, folder: str | None, **given: str | None) -> None:
 
 def inspect(path: str, architecture: str | None) -> None:
     """Family, sizes and preprocessing of weights, as a table."""
-    from wentu.clip.checkpoint import load
     from wentu.clip.exchange import describe
-    from wentu.storage import local_path
 
     table = Table(box=None, pad_edge=False, show_header=False)
-    for what, value in describe(load(local_path(path), architecture or "")):
+    for what, value in describe(opened(path, architecture)):
         table.add_row(what, value)
     make_console().print(table)
 
@@ -134,13 +137,23 @@ def convert(
 ) -> None:
     """Read, perhaps join, and write."""
     from wentu.clip import exchange
-    from wentu.clip.checkpoint import load
     from wentu.storage import local_path
 
-    source, target = local_path(path), local_path(out)
+    target = local_path(out)
     if text:
-        found = exchange.combine(source, local_path(text), seed or 0)
+        found = exchange.combine(local_path(path), local_path(text), seed or 0)
     else:
-        found = load(source, architecture or "")
+        found = opened(path, architecture)
     for written in exchange.write(found, to or "chinese-clip", target):
         make_console().print(str(written), soft_wrap=True, highlight=False)
+
+
+def opened(path: str, architecture: str | None) -> Checkpoint:
+    """The weights of a path, or of a name whose weights are on this machine."""
+    from wentu.clip.checkpoint import find_weights, is_name, load
+    from wentu.storage import local_path
+
+    found = find_weights(path) if is_name(path) else local_path(path)
+    if found is None:
+        raise InputError(f"{path} has no pretrained weights.", f"{path} 没有预训练权重。")
+    return load(found, architecture or (path if path.startswith("openclip:") else ""))

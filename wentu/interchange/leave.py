@@ -38,7 +38,7 @@ ALL = "all"
 _TABLES = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE pictures (id INTEGER PRIMARY KEY, own TEXT, place INTEGER, name INTEGER);
-CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT);
+CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT, written TEXT);
 CREATE TABLE captions (text INTEGER, picture INTEGER, PRIMARY KEY (text, picture)) WITHOUT ROWID;
 CREATE INDEX captions_by_picture ON captions (picture);
 """
@@ -87,8 +87,9 @@ class Gallery:
             (place,),
         )
         self.db.execute(
-            "INSERT OR IGNORE INTO texts SELECT id, text FROM whole.texts "
-            "WHERE id IN (SELECT text FROM captions)"
+            "INSERT OR IGNORE INTO texts SELECT t.id, t.text, coalesce((SELECT min(original) "
+            "FROM whole.captions WHERE text = t.id), t.text) FROM whole.texts t "
+            "WHERE t.id IN (SELECT text FROM captions)"
         )
         self.db.execute("DROP TABLE dead")
         self.db.commit()
@@ -128,7 +129,8 @@ class Gallery:
         ids = self._column("SELECT id FROM texts ORDER BY id")
         path, shape = self.folder / "texts.npy", (len(ids), bundle.dimension)
         vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        texts = (row[0] for row in self.db.execute("SELECT text FROM texts ORDER BY id"))
+        # As it was written: the bundle converts it itself, and twice is not once.
+        texts = (row[0] for row in self.db.execute("SELECT written FROM texts ORDER BY id"))
         label, done = pick("captions", "描述"), 0
         for part in batched(report.track(texts, label, len(ids)), 1024):
             vectors[done : done + len(part)] = bundle.encode_text(part)

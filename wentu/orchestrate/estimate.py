@@ -100,7 +100,8 @@ def count_pairs(values: Mapping[str, Any], pictures: int) -> int:
         return 0 if captions == "none" else pictures
     columns = {name: str(values[name]) for name in ("picture_column", "caption_column")}
     rows = layouts.read(captions, **columns)
-    return sum(len(row.captions) for row in rows if row.split in (None, "train"))
+    trained = (None, "train", "valid", "test") if values["split"] == "closed" else (None, "train")
+    return sum(len(row.captions) for row in rows if row.split in trained)
 
 
 def forward_flops(arch: Architecture) -> dict[str, float]:

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from wentu.errors import InputError, QualityError
 from wentu.formats import (
     CATALOG,
     FORMAT,
+    facts,
     file_sha256,
     open_catalog,
     read_manifest,
@@ -117,6 +118,9 @@ def _export(
     loaded = checkpoints.load(best) if best else checkpoints.start(model)
     if loaded.state is None:
         raise InputError(f"{model} has no weights to export.", f"{model} 没有可导出的权重。")
+    how = facts(catalog / CATALOG).get("convert", "none")
+    if best is None and how != "none":  # captions were converted, so queries have to be
+        loaded = replace(loaded, info={**loaded.info, "convert": how})
     reference = TorchEncoder(loaded)
     stage.progress.note(
         pick("writing text.onnx and image.onnx", "正在写入 text.onnx 与 image.onnx")
