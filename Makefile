@@ -10,7 +10,7 @@ READY   := $(ENV)/.wentu-ready
 PINS    := $(if $(ACTIVE),,-c constraints.txt)
 SEED    ?= 0
 
-.PHONY: help setup demo test check proofs compile bench clean
+.PHONY: help setup demo test check proofs exhaustive compile bench clean
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -25,7 +25,7 @@ demo: $(READY)  ## draw pictures, run everything, search them
 	@$(BIN)/wentu demo --seed $(SEED)
 
 test: $(READY)  ## all tests but the long proofs; no network
-	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m 'not heavy'
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m 'not heavy and not exhaustive'
 
 check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/ruff check .
@@ -35,6 +35,9 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 
 proofs: $(READY)  ## kills, races, real data, three demos: about 25 minutes on two cores
 	$(BIN)/python -m pytest -m heavy -s --durations=0
+
+exhaustive: $(READY)  ## 10,000 damaged files for each reader, every character: about 40 minutes
+	$(BIN)/python -m pytest -m exhaustive
 
 compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
 	$(BIN)/python -m pipelines.train pipeline.yaml

@@ -207,13 +207,8 @@ def create_catalog(path: Path) -> sqlite3.Connection:
     """A new, empty catalog; the caller commits and closes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path)
-    # A small cache, of the temporary tables too: else the first 4 MB stay in memory.
-    settings = (
-        "journal_mode = OFF",
-        "synchronous = OFF",
-        "cache_size = -256",
-        "temp.cache_size = -256",
-    )
+    # A small cache: else the first 2 MB stay in memory (see splits.prepare for temporary tables).
+    settings = "journal_mode = OFF", "synchronous = OFF", "cache_size = -256"
     connection.executescript("".join(f"PRAGMA {each};" for each in settings) + _SCHEMA)
     return connection
 

@@ -42,6 +42,7 @@ def prepare(catalog: sqlite3.Connection) -> None:
     """The temporary tables that ``group_of`` keeps in a catalog that is being made."""
     catalog.execute("CREATE TEMP TABLE bands (band INTEGER, key INTEGER, picture INTEGER)")
     catalog.execute("CREATE INDEX temp.band_keys ON bands (band, key)")
+    catalog.execute("PRAGMA temp.cache_size = -256")  # there is something to set it of only now
     catalog.execute("CREATE TEMP TABLE prints (picture INTEGER PRIMARY KEY, hash TEXT, mini BLOB)")
     catalog.execute("CREATE TEMP TABLE clusters (picture INTEGER PRIMARY KEY, cluster INTEGER)")
 

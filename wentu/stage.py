@@ -118,14 +118,14 @@ def clear(out: Path, stage: str) -> None:
     if out.is_dir() and any(out.iterdir()):
         if (out / MANIFEST).exists():
             refuse_others(out, stage)
-        elif not (out / MARK).exists() or (out / MARK).read_text() not in ("", stage):
+        elif not (out / MARK).exists() or (out / MARK).read_text("utf-8") not in ("", stage):
             raise InputError(
                 f"{out} holds files that this stage did not write; name a new or empty folder.",
                 f"{out} 中有不是本阶段写入的文件，请使用新目录或空目录。",
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text(stage)
+    (out / MARK).write_text(stage, "utf-8")
 
 
 def set_aside(out: Path, stage: str) -> Path | None:

@@ -124,7 +124,7 @@ def test_broken_files_end_in_a_sentence(reader: str, tmp_path: Path) -> None:
     assert 0 < broken_files(reader, tmp_path, 300) < 300
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reader", READERS)
 def test_ten_thousand_broken_files_end_in_a_sentence(reader: str, tmp_path: Path) -> None:
     assert 0 < broken_files(reader, tmp_path, 10_000) < 10_000

@@ -475,7 +475,7 @@ def test_damaged_files(kind: str, name: str, seeds: dict[str, bytes], tmp_path: 
     fuzz(kind, name, seeds[kind], tmp_path, 300, 0)
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files(kind: str, name: str, seeds: dict[str, bytes], tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_every_character_of_a_block_as_open_clip(open_clip: Any, start: int) -> 
     assert_as_open_clip(open_clip, around("".join(map(chr, range(start, stop)))))
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 def test_every_character_as_open_clip(open_clip: Any) -> None:
     codes = (code for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     assert_as_open_clip(open_clip, around("".join(map(chr, codes))))

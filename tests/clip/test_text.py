@@ -129,7 +129,7 @@ def test_every_character_of_a_block(tokenizer: Tokenizer, reference: Reference, 
     assert_same(tokenizer, reference, [f"a{c}b1{c}{c}" for c in characters], 16)
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("plane", range(17))
 def test_every_character_there_is(tokenizer: Tokenizer, reference: Reference, plane: int) -> None:
     characters = (chr(code) for code in range(plane << 16, (plane + 1) << 16))

@@ -233,7 +233,7 @@ def test_clip_on_random_texts(open_clip: Any, clip: JsonTokenizer) -> None:
     assert np.array_equal(clip.encode(texts), open_clip.tokenize(texts).numpy())
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 def test_clip_on_every_character(open_clip: Any, clip: JsonTokenizer) -> None:
     """One letter of all that Python knows has other ids, beside those that test_normalise names."""
     everything = map(chr, range(0x110000))
@@ -597,7 +597,7 @@ def test_broken_files(small: dict[str, str], tmp_path: Path) -> None:
     assert refused > 100
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 def test_many_broken_files(small: dict[str, str], tmp_path: Path) -> None:
     used, refused = try_mutations(small, tmp_path / "tokenizer.json", 10_000, seed=2)
     assert used > 500

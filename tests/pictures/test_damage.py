@@ -28,7 +28,7 @@ def test_three_hundred_damaged_pictures_of_every_format() -> None:
     assert [str(each.message) for each in caught] == []
 
 
-@pytest.mark.heavy
+@pytest.mark.exhaustive
 def test_ten_thousand_damaged_pictures_of_every_format() -> None:
     for kind, data in seeds().items():
         assert 0 < survives(read, mutations(data, 10_000, 6)) < 10_000, kind

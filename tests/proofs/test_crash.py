@@ -20,7 +20,7 @@ from tests.proofs.conftest import (
     processes_of,
     wait_until,
 )
-from wentu.clip.checkpoint import read_pt
+from wentu.clip.files import read_pt
 from wentu.stages import STAGES
 from wentu.store import Store
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,10 @@ BERT's initializer_range of 0.02 is made for a width of 768; the same share of t
 128 needs about 0.08 (1 / sqrt(width) = 0.09). With 0.02 the text tower is what learns last."""
 NAMES = ("tiny", *VISION_AND_TEXT)
 FAMILIES = ("chinese-clip", "clip-pytorch", "openclip")
+MOST = 2**24
+"""In a config: no model has a width, a length or a vocabulary of 16 million."""
+MOST_NUMBERS = 2**28
+"""In tables that a model makes for itself and no file holds, such as those of positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,9 @@ def architecture(name: str) -> Architecture:
         )
     config: dict[str, Any] = {}
     for part in VISION_AND_TEXT[name][:2]:
-        config |= json.loads((cn_clip_folder() / "model_configs" / f"{part}.json").read_text())
+        config |= json.loads(
+            (cn_clip_folder() / "model_configs" / f"{part}.json").read_text("utf-8")
+        )
     if isinstance(config["vision_layers"], str):
         config["vision_layers"] = list(ast.literal_eval(config["vision_layers"]))
     return Architecture(name=name, config=config)
@@ -199,33 +205,34 @@ def misfit(arch: Architecture, state: Mapping[str, torch.Tensor]) -> tuple[list[
     """
     import torch
 
-    try:
-        if _layers(arch.config) > len(state):
-            raise ValueError("more layers than tensors")
-        with torch.device("meta"):
-            own = build(arch).state_dict()
-    except (WentuError, MemoryError):
-        raise
-    except Exception as error:  # whatever the builders stumble over
-        raise FormatError(
-            f"no model can be built as this file says ({repr(error)[:200]}).",
-            f"无法按该文件的说明构建模型({repr(error)[:200]})。",
-        ) from None
+    for name, number in _numbers(arch.config):
+        if number > (len(state) if "layers" in name else MOST):
+            raise _impossible(f"{name} is {number}")
+    with torch.device("meta"):
+        model = build(arch)
+    if sum(buffer.numel() for buffer in model.buffers()) > MOST_NUMBERS:
+        raise _impossible("tables of a size that no model has")
+    own = model.state_dict()
     lacking = [key for key in own if key not in state or state[key].shape != own[key].shape]
     return lacking, [key for key in state if key not in own]
 
 
-def _layers(config: object, name: str = "") -> int:
-    """The largest number of layers that a config speaks of, at any depth."""
+def _numbers(config: object, name: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers in a config, at any depth, by their names; of a list, its sum."""
     if isinstance(config, Mapping):
-        return max((_layers(value, str(key)) for key, value in config.items()), default=0)
-    if isinstance(config, list | tuple):
-        return sum(_layers(value, name) for value in config)
-    return config if isinstance(config, int) and "layers" in name else 0
+        for key, value in config.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(config, list | tuple):
+        yield name, sum(number for value in config for _, number in _numbers(value, name))
+    elif isinstance(config, int):
+        yield name, config
 
 
 def build(arch: Architecture, seed: int = 0) -> Any:
-    """The model in float32 with weights drawn from ``seed``, in training mode."""
+    """The model in float32 with weights drawn from ``seed``, in training mode.
+
+    Raises FormatError for a config that no model can be built from.
+    """
     import torch
 
     makers = {
@@ -235,7 +242,19 @@ def build(arch: Architecture, seed: int = 0) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return makers[arch.family](arch.config).float().train()
+        try:
+            return makers[arch.family](arch.config).float().train()
+        except (WentuError, MemoryError):
+            raise
+        except Exception as error:  # whatever the builders stumble over
+            raise _impossible(repr(error)[:200]) from error
+
+
+def _impossible(why: str) -> FormatError:
+    return FormatError(
+        f"no model can be built as this file says ({why}).",
+        f"无法按该文件的说明构建模型({why})。",
+    )
 
 
 def _chinese_clip(config: Mapping[str, Any]) -> Any:

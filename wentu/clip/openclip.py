@@ -196,7 +196,7 @@ def build(config: Mapping[str, Any]) -> Any:
         )
     with tempfile.TemporaryDirectory() as folder:
         own = {key: value for key, value in config["text_config"].items() if key != "auto_map"}
-        (Path(folder) / "config.json").write_text(json.dumps(own))
+        (Path(folder) / "config.json").write_text(json.dumps(own), "utf-8")
         text = arguments["text_cfg"] | {"hf_model_pretrained": False, "hf_model_name": folder}
         return kind(**(arguments | {"text_cfg": text}))
 

@@ -30,7 +30,7 @@ from wentu.clip.normalise import REPLACED
 from wentu.clip.tokenizer_file import parse_tokenizer, read_tokenizer, refusing
 from wentu.errors import FormatError, InputError
 
-_CACHED_WORDS = 100_000
+_CACHED_WORDS = 30_000  # 9,000 beside the vocabulary: numbers and names do not fill the memory
 _CACHED_LENGTH = 40  # characters: the cache of a server cannot be filled with megabytes
 
 # What cn_clip's _is_chinese_char lists. Newer blocks (extensions F to I) are not in it.

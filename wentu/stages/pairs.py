@@ -306,10 +306,12 @@ def write_splits(
     clear(tsv, "pairs")
     for split in SPLITS:
         source = "train" if closed else split
-        where = "FROM pictures p JOIN paths f ON f.picture = p.id WHERE p.split = ?"
-        total = catalog.execute(f"SELECT count(DISTINCT p.id) {where}", (source,)).fetchone()[0]
+        total = catalog.execute(
+            "SELECT count(*) FROM pictures WHERE split = ?", (source,)
+        ).fetchone()[0]
         rows = catalog.execute(
-            f"SELECT p.id, min(f.path), p.digest {where} GROUP BY p.id ORDER BY CAST(p.id AS TEXT)",
+            "SELECT id, (SELECT min(path) FROM paths WHERE picture = p.id), digest "
+            "FROM pictures p WHERE split = ? ORDER BY CAST(id AS TEXT)",
             (source,),
         )
         label = f"{split}_imgs.tsv"
