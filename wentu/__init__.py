@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,16 @@ if TYPE_CHECKING:
     from wentu.orchestrate.local import Outcome
 
 __version__ = "0.1.0"
+
+# Nothing phones home. ONNX Runtime's wheels do since 1.29, from the moment of their import, so
+# this stands before any of our modules can import them; who sets a variable otherwise decides.
+for _name in (
+    "ORT_DISABLE_TELEMETRY",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+):
+    os.environ.setdefault(_name, "1")
 
 
 def load(name: str) -> Encoder:
