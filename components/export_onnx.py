@@ -7,15 +7,8 @@ from components._images import LIGHT
 
 @dsl.component(**LIGHT)
 def export_onnx(
-    catalog: dsl.Input[dsl.Dataset],
-    pictures: str,
-    store: str,
-    model: str,
-    model_digest: str,
-    code_version: str,
-    parity: float,
-    parity_samples: int,
-    bundle: dsl.Output[dsl.Model],
+    catalog: dsl.Input[dsl.Dataset], pictures: str, store: str, model: str, model_digest: str,
+    code_version: str, options: str, bundle: dsl.Output[dsl.Model],
     checkpoint: Optional[dsl.Input[dsl.Model]] = None,
 ):
     """A checkpoint into the ONNX bundle that is served; a ready bundle is passed on."""
@@ -24,11 +17,7 @@ def export_onnx(
     from wentu.stages.export_onnx import Config, export_onnx as stage
 
     stage(
-        catalog=Path(catalog.path),
-        pictures=pictures,
-        store=store,
-        out=Path(bundle.path),
-        checkpoint=Path(checkpoint.path) if checkpoint else None,
-        model=model,
-        config=Config(parity=parity, parity_samples=parity_samples),
+        catalog=Path(catalog.path), pictures=pictures, store=store, model=model,
+        checkpoint=Path(checkpoint.path) if checkpoint else None, out=Path(bundle.path),
+        config=Config.parse(options),
     )

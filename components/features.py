@@ -5,14 +5,8 @@ from components._images import LIGHT
 
 @dsl.component(**LIGHT)
 def features(
-    catalog: dsl.Input[dsl.Dataset],
-    bundle: dsl.Input[dsl.Model],
-    pictures: str,
-    store: str,
-    pointer: int,
-    code_version: str,
-    embed_batch_size: int,
-    vectors: dsl.Output[dsl.Dataset],
+    catalog: dsl.Input[dsl.Dataset], bundle: dsl.Input[dsl.Model], pictures: str, store: str,
+    pointer: int, code_version: str, options: str, vectors: dsl.Output[dsl.Dataset],
 ):
     """Pictures into vectors; only what the current release lacks."""
     from pathlib import Path
@@ -20,11 +14,6 @@ def features(
     from wentu.stages.features import Config, features as stage
 
     stage(
-        catalog=Path(catalog.path),
-        bundle=Path(bundle.path),
-        pictures=pictures,
-        store=store,
-        pointer=pointer,
-        out=Path(vectors.path),
-        config=Config(embed_batch_size=embed_batch_size),
+        catalog=Path(catalog.path), bundle=Path(bundle.path), pictures=pictures, store=store,
+        pointer=pointer, out=Path(vectors.path), config=Config.parse(options),
     )

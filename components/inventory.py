@@ -5,20 +5,21 @@ from components._images import LIGHT
 
 @dsl.component(**LIGHT)
 def inventory(
-    pictures: str, captions: str, store: str, model: str, settings: str, scratch: bool,
-    train: bool, min_new: int, max_deleted: float, out: dsl.Output[dsl.Artifact],
-    inventory: dsl.OutputPath(str), use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str),
-    pointer: dsl.OutputPath(int), attempt: dsl.OutputPath(str),
+    pictures: str, captions: str, store: str, model: str, options: str, pairs_options: str,
+    finetune_options: str, out: dsl.Output[dsl.Artifact], inventory: dsl.OutputPath(str),
+    use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str), pointer: dsl.OutputPath(int),
+    attempt: dsl.OutputPath(str),
 ) -> str:
     """List the collection; answer train, refresh or skip."""
     from pathlib import Path
 
+    from wentu.stages import training_settings
     from wentu.stages.inventory import Config, inventory as stage
 
     answer = stage(
         pictures=pictures, captions=captions, store=store, out=Path(out.path), model=model,
-        scratch=scratch, settings=settings,
-        config=Config(train=train, min_new=min_new, max_deleted=max_deleted),
+        settings=training_settings(pairs=pairs_options, finetune=finetune_options),
+        config=Config.parse(options),
     )
     said = {inventory: answer.inventory, use: answer.model, use_digest: answer.model_digest,
             pointer: answer.pointer, attempt: answer.attempt}

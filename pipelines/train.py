@@ -23,160 +23,85 @@ def wentu(
     store: str = "wentu-store",
     model: str = "",
     code_version: str = "",
-    train: bool = True,
-    min_new: int = -1,
-    max_deleted: float = 0.5,
-    valid_fraction: float = 0.05,
-    test_fraction: float = 0.10,
-    max_rejected: float = 0.05,
-    split: str = "open",
-    convert: str = "none",
-    picture_column: str = "",
-    caption_column: str = "",
-    context_length: int = 0,
-    scratch: bool = False,
-    epochs: int = 3,
-    batch_size: int = 64,
-    learning_rate: float = 2e-5,
-    warmup: float = 0.1,
-    weight_decay: float = 0.05,
-    clip_norm: float = 1.0,
-    precision: str = "auto",
-    resize: str = "auto",
-    augment: str = "none",
-    seed: int = 0,
-    save_seconds: float = 60.0,
-    parity: float = 0.9999,
-    parity_samples: int = 128,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    embed_batch_size: int = 32,
-    min_recall: float = 0.98,
+    inventory_options: str = "{}",
+    pairs_options: str = "{}",
+    finetune_options: str = "{}",
+    export_onnx_options: str = "{}",
+    evaluate_options: str = "{}",
+    features_options: str = "{}",
+    index_options: str = "{}",
 ):
-    settings = (
-        f"{model} {scratch} {epochs} {batch_size} {learning_rate} {warmup} {weight_decay} "
-        f"{clip_norm} {precision} {resize} {augment} {seed} {context_length} "
-        f"{valid_fraction} {test_fraction} {split} {convert} {picture_column} {caption_column}"
-    )
+    """Options are JSON objects of what differs from a stage's defaults: {"epochs": 3}."""
     where = {"pictures": pictures, "store": store}
     code = {"code_version": code_version}
     plan = inventory(
         **where,
         captions=captions,
         model=model,
-        settings=settings,
-        scratch=scratch,
-        train=train,
-        min_new=min_new,
-        max_deleted=max_deleted,
+        options=inventory_options,
+        pairs_options=pairs_options,
+        finetune_options=finetune_options,
     ).set_caching_options(False)
     listed = {"inventory": plan.outputs["inventory"]}
-    weights = {"model": plan.outputs["use"], "model_digest": plan.outputs["use_digest"]}
     pointer = {"pointer": plan.outputs["pointer"]}
-    pairing = {
-        "captions": captions,
-        "valid_fraction": valid_fraction,
-        "test_fraction": test_fraction,
-        "max_rejected": max_rejected,
-        "context_length": context_length,
-        "split": split,
-        "convert": convert,
-        "picture_column": picture_column,
-        "caption_column": caption_column,
-    }
-    proof = {"parity": parity, "parity_samples": parity_samples}
-    ending = {
-        "captions": captions,
-        "attempt": plan.outputs["attempt"],
-        "use": plan.outputs["use"],
-        "use_digest": plan.outputs["use_digest"],
-    }
+    use, use_digest = plan.outputs["use"], plan.outputs["use_digest"]
+    weights = {"model": use, "model_digest": use_digest}
+    pairing = {**where, **listed, **code, "captions": captions, "options": pairs_options}
+    ending = {**where, **listed, **pointer, "captions": captions, "use": use}
+    ending |= {"use_digest": use_digest, "attempt": plan.outputs["attempt"]}
 
     with dsl.If(plan.outputs["Output"] == "train"):
-        data = pairs(**where, **listed, **code, **pairing, train=True)  # 5 s
-        lmdb = pack_lmdb(  # 1 s
-            catalog=data.outputs["catalog"], tsv=data.outputs["tsv"], **code
-        ).outputs["lmdb"]
+        data = pairs(**pairing, train=True)  # 5 s
+        catalog = data.outputs["catalog"]
+        packed = pack_lmdb(catalog=catalog, tsv=data.outputs["tsv"], **code)  # 1 s
+        lmdb = packed.outputs["lmdb"]
         trained = finetune(  # 3 min
-            lmdb=lmdb,
-            store=store,
-            **weights,
-            **code,
-            context_length=context_length,
-            scratch=scratch,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            precision=precision,
-            resize=resize,
-            augment=augment,
-            seed=seed,
-            save_seconds=save_seconds,
+            lmdb=lmdb, store=store, options=finetune_options, **weights, **code
         )
         exported = export_onnx(  # 10 s
-            catalog=data.outputs["catalog"],
+            catalog=catalog,
             checkpoint=trained.outputs["checkpoint"],
+            options=export_onnx_options,
             **where,
             **weights,
             **code,
-            **proof,
         )
         verdict = evaluate(  # 10 s
             lmdb=lmdb,
             bundle=exported.outputs["bundle"],
             store=store,
+            options=evaluate_options,
             **pointer,
             **code,
-            confidence=confidence,
-            resamples=resamples,
         )
-        vectors = features(  # 5 s
-            catalog=data.outputs["catalog"],
-            bundle=verdict.outputs["winner"],
-            **where,
-            **pointer,
-            **code,
-            embed_batch_size=embed_batch_size,
-        ).outputs["vectors"]
-        built = index(  # 1 s
-            catalog=data.outputs["catalog"], vectors=vectors, **code, min_recall=min_recall
-        ).outputs["segment"]
+        winner = verdict.outputs["winner"]
+        embedded = features(  # 5 s
+            catalog=catalog, bundle=winner, options=features_options, **where, **pointer, **code
+        )
+        vectors = embedded.outputs["vectors"]
+        built = index(catalog=catalog, vectors=vectors, options=index_options, **code)  # 1 s
         promote(  # 5 s
-            catalog=data.outputs["catalog"],
-            bundle=verdict.outputs["winner"],
-            segment=built,
+            catalog=catalog,
+            bundle=winner,
+            segment=built.outputs["segment"],
             evaluation=verdict.outputs["report"],
-            **where,
-            **listed,
-            **pointer,
             **ending,
         ).set_caching_options(False)
 
     with dsl.Elif(plan.outputs["Output"] == "refresh"):
-        data = pairs(**where, **listed, **code, **pairing, train=False)
-        exported = export_onnx(catalog=data.outputs["catalog"], **where, **weights, **code, **proof)
-        vectors = features(
-            catalog=data.outputs["catalog"],
-            bundle=exported.outputs["bundle"],
-            **where,
-            **pointer,
-            **code,
-            embed_batch_size=embed_batch_size,
-        ).outputs["vectors"]
-        built = index(
-            catalog=data.outputs["catalog"], vectors=vectors, **code, min_recall=min_recall
-        ).outputs["segment"]
+        data = pairs(**pairing, train=False)
+        catalog = data.outputs["catalog"]
+        exported = export_onnx(
+            catalog=catalog, options=export_onnx_options, **where, **weights, **code
+        )
+        bundle = exported.outputs["bundle"]
+        embedded = features(
+            catalog=catalog, bundle=bundle, options=features_options, **where, **pointer, **code
+        )
+        vectors = embedded.outputs["vectors"]
+        built = index(catalog=catalog, vectors=vectors, options=index_options, **code)
         promote(
-            catalog=data.outputs["catalog"],
-            bundle=exported.outputs["bundle"],
-            segment=built,
-            **where,
-            **listed,
-            **pointer,
-            **ending,
+            catalog=catalog, bundle=bundle, segment=built.outputs["segment"], **ending
         ).set_caching_options(False)
 
 

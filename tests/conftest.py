@@ -170,14 +170,13 @@ def list_and_pair(root: Path, collection: Path, captions: str, store: str, **set
     from wentu.stages.pairs import pairs
 
     names = ("train", "min_new", "max_deleted")
-    config = Config(**{name: settings.pop(name) for name in names if name in settings})
+    usual = {"scratch": True} | {name: settings.pop(name) for name in names if name in settings}
     given = {"pictures": str(collection), "captions": captions, "store": store}
     answer = inventory(
         **given,
         out=root / "inventory",
         model=settings.pop("model", "tiny"),
-        scratch=True,
-        config=config,
+        config=Config(**usual),
     )
     pairs(
         **given,
@@ -233,10 +232,10 @@ def every_stage(root: Path, collection: Path, captions: str, **settings: Any) ->
     answer = list_and_pair(root, collection, captions, store, **settings)
     run = Built(**paths, answer=answer)
     pack_lmdb.pack_lmdb(catalog=run.catalog, tsv=run.tsv, out=run.lmdb, config=pack_lmdb.Config())
-    usual = {"scratch": True, "epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
+    usual = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
     finetune.finetune(
         lmdb=run.lmdb,
-        model="tiny",
+        model=answer.model,
         store=store,
         out=run.checkpoint,
         config=finetune.Config(**usual | training),

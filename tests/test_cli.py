@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from wentu import cli
 from wentu.errors import InputError
 from wentu.orchestrate import parameters
-from wentu.stages import STAGES
+from wentu.stages import STAGES, config_class
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
@@ -97,7 +97,7 @@ def test_every_command_has_help_on_every_option(
 def test_every_option_of_a_stage_is_an_option_of_its_command_and_of_run(name: str) -> None:
     known = {option.name for option in commands()[name].params}
     run = {option.name for option in commands()["run"].params}
-    names = {each.name for each in fields(parameters.config_class(name))}
+    names = {each.name for each in fields(config_class(name))}
     assert names <= known
     assert names <= run
 

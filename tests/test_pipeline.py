@@ -1,4 +1,4 @@
-"""pipeline.yaml is what pipelines/train.py says, and its defaults are those of the Configs."""
+"""pipeline.yaml is what pipelines/train.py says, and takes the stages' options as they are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from wentu.errors import InputError
 from wentu.orchestrate import parameters
 from wentu.orchestrate.watch import FLOW
 from wentu.settings import default_of
-from wentu.stages import STAGES, inventory
+from wentu.stages import STAGES, config_class
 
 ROOT = Path(__file__).parents[1]
-TYPES = {bool: "BOOLEAN", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", str: "STRING"}
 
 
 @pytest.fixture(scope="module")
@@ -61,48 +61,63 @@ def test_the_pipeline_is_valid(spec: dict[str, Any]) -> None:
     assert names - {None} == executors.keys()
 
 
-def test_every_option_is_a_parameter_with_the_same_default_and_type(spec: dict[str, Any]) -> None:
-    hints = {
-        name: kind
-        for stage in STAGES
-        for name, kind in get_type_hints(parameters.config_class(stage)).items()
-    }
+def test_the_parameters_say_where_and_each_stages_options(spec: dict[str, Any]) -> None:
+    optional = {stage for stage in STAGES if fields(config_class(stage))}
     found = defined(spec)
-    for name, each in parameters.options().items():
-        assert name in found, f"{name} is no parameter of the pipeline"
-        assert found[name]["defaultValue"] == default_of(each), name
-        assert found[name]["parameterType"] == TYPES[hints[name]], name
-
-
-def test_beside_the_options_the_parameters_say_where(spec: dict[str, Any]) -> None:
-    rest = defined(spec).keys() - parameters.options().keys()
-    assert rest == {*parameters.HELP, "code_version"}
-    required = {name for name, each in defined(spec).items() if not each.get("isOptional")}
+    assert found.keys() == {*parameters.HELP, "code_version"} | {f"{s}_options" for s in optional}
+    required = {name for name, each in found.items() if not each.get("isOptional")}
     assert required == {"pictures"}
+    for stage in optional:
+        assert found[f"{stage}_options"]["defaultValue"] == config_class(stage)().text() == "{}"
 
 
 def test_a_run_passes_exactly_the_parameters_there_are(
     spec: dict[str, Any], tmp_path: Path
 ) -> None:
-    values = parameters.complete({"pictures": str(tmp_path)}, None)
-    assert values.keys() == defined(spec).keys()
+    given = {"pictures": str(tmp_path), "epochs": 7, "split": "closed"}
+    packed = parameters.packed(parameters.complete(given, None))
+    assert packed.keys() == defined(spec).keys()
     defaults = {name: each.get("defaultValue") for name, each in defined(spec).items()}
-    for name in parameters.options():
-        assert values[name] == defaults[name]
+    differ = {name for name in packed if packed[name] != defaults[name]}
+    assert differ - {"pictures", "store", "code_version"} == {"pairs_options", "finetune_options"}
+    assert packed["finetune_options"] == '{"epochs": 7}'
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_component_takes_every_option_of_its_stage(spec: dict[str, Any], stage: str) -> None:
-    name = "comp-" + stage.replace("_", "-")
-    taken = spec["components"][name]["inputDefinitions"].get("parameters", {})
-    hints = get_type_hints(parameters.config_class(stage))
-    for each in fields(parameters.config_class(stage)):
-        assert taken[each.name]["parameterType"] == TYPES[hints[each.name]], each.name
+def test_options_are_the_same_after_their_journey(stage: str) -> None:
+    kind = config_class(stage)
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        default = default_of(each)
+        choices = each.metadata["choices"]
+        others = {bool: not default, int: 170, float: 0.75, str: "一 'two' \"three\" \\"}
+        value = choices[-1] if choices else others[hints[each.name]]
+        config = kind(**{each.name: value})
+        assert kind.parse(config.text()) == config
+        assert (config.text(shaping=True) == "{}") == (
+            value == default or not each.metadata["shapes"]
+        )
 
 
-def test_each_option_reaches_the_stages_that_take_it(spec: dict[str, Any]) -> None:
-    """In each branch: an option of a Config comes from the pipeline's parameter of that name."""
-    options = parameters.options()
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epochs=3", "not a JSON object such as"),
+        ("[3]", "not a JSON object such as"),
+        ('{"epoch": 3}', "epoch = 3 is none of theirs, or of another type; known: epochs, "),
+        ('{"epochs": "3"}', 'epochs = "3" is none of theirs, or of another type'),
+        ('{"epochs": 3.5}', "epochs = 3.5 is none of theirs, or of another type"),
+        ('{"epochs": -1}', "--epochs -1: give 0 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        config_class("finetune").parse(text)
+    assert config_class("finetune").parse('{"weight_decay": 1}').weight_decay == 1.0  # type: ignore[attr-defined]
+
+
+def test_each_stage_is_given_its_own_options(spec: dict[str, Any]) -> None:
+    """In each branch; and the settings of a training reach inventory."""
     tasks = [
         (name, task)
         for component in [{"dag": spec["root"]["dag"]}, *spec["components"].values()]
@@ -111,20 +126,19 @@ def test_each_option_reaches_the_stages_that_take_it(spec: dict[str, Any]) -> No
     ]
     assert len(tasks) == 1 + 8 + 5
     for name, task in tasks:
-        for parameter, value in task["inputs"].get("parameters", {}).items():
-            if (name, parameter) in (("pairs", "train"), ("pairs-2", "train")):
-                assert value["runtimeValue"]["constant"] is (name == "pairs")  # which branch it is
-            elif parameter in options:
-                source = value["componentInputParameter"].removeprefix("pipelinechannel--")
-                assert source == parameter, name
-
-
-def test_the_settings_of_a_training_are_those_that_a_plan_looks_at(spec: dict[str, Any]) -> None:
-    task = spec["root"]["dag"]["tasks"]["inventory"]
-    text = task["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
-    names = re.findall(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}", text)
-    assert tuple(names) == inventory.SHAPES_TRAINING
-    assert re.sub(r"\{\{.*?\}\}", "x", text) == " ".join("x" * len(names))
+        given = task["inputs"].get("parameters", {})
+        if name.startswith("pairs"):  # which branch it is
+            assert given["train"]["runtimeValue"]["constant"] is (name == "pairs")
+        stage = re.sub(r"-\d+$", "", name).replace("-", "_")
+        taken = {
+            parameter: value["componentInputParameter"].removeprefix("pipelinechannel--")
+            for parameter, value in given.items()
+            if parameter.endswith("options")
+        }
+        expected = {"options": f"{stage}_options"} if fields(config_class(stage)) else {}
+        if stage == "inventory":
+            expected |= {f"{each}_options": f"{each}_options" for each in ("pairs", "finetune")}
+        assert taken == expected, name
 
 
 def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:

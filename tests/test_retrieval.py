@@ -208,12 +208,31 @@ def test_clusters_widen_the_interval() -> None:
     assert naive.mean == honest.mean
 
 
-def test_clusters_of_different_sizes_are_weighed_by_their_queries() -> None:
+def test_clusters_of_different_sizes_are_weighed_by_their_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retrieval, "FEWEST_CLUSTERS", 2)
     interval = paired_bootstrap(np.array([1.0, 1.0, 1.0, 0.0]), np.array([9, 9, 9, -4]))
     assert interval.mean == 0.75
     assert (interval.low, interval.high) == (0.0, 1.0)
     # A quarter of the draws is only the picture without a difference: a tie, which counts half.
     assert interval.probability_better == pytest.approx(0.875, abs=0.03)
+
+
+@pytest.mark.parametrize("pictures", [2, 3, 5, 8, 10, 30])
+def test_equal_models_are_seldom_told_apart(pictures: int) -> None:
+    """At a level of 95 % the whole interval is above 0 once in 40 tries, however few pictures."""
+    rng, tries = np.random.default_rng(0), 1000
+    clusters = np.repeat(np.arange(pictures), 5)
+    promoted = 0
+    for seed in range(tries):
+        common = np.repeat(rng.normal(size=pictures), 5)
+        difference = (common + rng.normal(size=5 * pictures)) / 5
+        interval = paired_bootstrap(difference, clusters, seed=seed)
+        promoted += interval.low > 0
+    assert promoted / tries < 0.04
+    if pictures == 30:
+        assert promoted / tries > 0.01  # and not because nothing ever is
 
 
 def test_the_bootstrap_is_repeatable_and_its_chunks_do_not_show(

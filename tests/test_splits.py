@@ -202,7 +202,7 @@ def test_closed_gives_nothing_away_for_good(built_closed: Any) -> None:
     """A later open split of the same collection draws as if there had been none."""
     assert list(Store(built_closed.store).assignments()) == []
     said = formats.facts(built_closed.catalog / "catalog.sqlite")
-    assert said == {"convert": "none", "split": "closed"}
+    assert said == {"convert": "none", "split": "closed", "context_length": "0"}
 
 
 def test_closed_figures_say_what_kind_of_number_they_are(built_closed: Any) -> None:

@@ -5,7 +5,8 @@
     ├── FormatError            3  a file that crosses stages is broken or of another version
     ├── QualityError           4  a proof failed: parity of the export, recall of the index
     ├── StaleError             5  the world changed while we worked; run again
-    └── StageError             6  a stage of a run failed; the sentence names its log
+    ├── StageError             6  a stage of a run failed; the sentence names its log
+    └── StoppedError         143  asked to end (SIGTERM); what was done is saved
 
 A WentuError is the user's or the world's; an ``assert`` is for our own mistakes.
 """
@@ -52,3 +53,9 @@ class StageError(WentuError):
     """A stage of a run failed."""
 
     exit_code = 6
+
+
+class StoppedError(WentuError):
+    """The process was asked to end, and saved what it had done."""
+
+    exit_code = 143

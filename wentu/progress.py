@@ -7,6 +7,7 @@ draws; by hand it draws for itself. Lines are at most a few per second, whatever
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -85,13 +86,19 @@ class Lines(Reporter):
             return
         self._last, self._label = moment, label
         left = (total - done) / rate if rate else 0.0
-        text = f"{self._stage}: {label} {done:,}/{total:,}  {rate:,.0f}/s  {clock(left)}"
+        text = f"{self._stage}: {label} {done:,}/{total:,}  {rate:,.{0 if rate >= 10 else 1}f}/s  {clock(left)}"
         if self._live:
             self._stream.write(f"\r\x1b[K{text}")
             self._open = True
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+
+def open_reporter(stage: str) -> Reporter:
+    """Where a stage tells how far it is: the events of `wentu run`, or lines of its own."""
+    run_dir = os.environ.get("WENTU_RUN_DIR")
+    return EventFile(Path(run_dir) / "events" / f"{stage}.jsonl") if run_dir else Lines(stage)
 
 
 def clock(seconds: float) -> str:

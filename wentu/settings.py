@@ -12,11 +12,12 @@ WENTU_RUN_ID          the pipeline run that a stage belongs to
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, get_type_hints
 
 from wentu.errors import InputError
 from wentu.language import pick
@@ -50,15 +51,68 @@ def code_version() -> str:
 # --- configuration ----------------------------------------------------------------------------
 
 
-def option(default: Value, en: str, zh: str, *, choices: tuple[str, ...] = ()) -> Value:
-    """A field of a stage's Config: its default, its help in both languages, allowed values."""
-    metadata = {"en": en, "zh": zh, "choices": choices}
+def option(
+    default: Value, en: str, zh: str, *, choices: tuple[str, ...] = (), shapes: bool = True
+) -> Value:
+    """A field of a stage's Config: its default, its help in both languages, allowed values.
+
+    shapes: the result depends on it; False where it says only how fast, how careful or where.
+    """
+    metadata = {"en": en, "zh": zh, "choices": choices, "shapes": shapes}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Base of every stage's Config: frozen, keyword-only, checked when constructed."""
+    """Base of every stage's Config: frozen, keyword-only, checked when constructed.
+
+    Between processes it is a text, a JSON object of what differs from the defaults: the pipeline
+    has one such parameter for each stage, so that an option is written down in one place only.
+    """
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The Config that ``text`` says; InputError for anything else."""
+        try:
+            given = json.loads(text or "{}")
+        except ValueError as error:
+            given = str(error)
+        if not isinstance(given, dict):
+            raise InputError(
+                f'options {text!r}: not a JSON object such as {{"epochs": 3}}.',
+                f'选项 {text!r} 不是 JSON 对象，例如 {{"epochs": 3}}。',
+            )
+        kinds = get_type_hints(cls)
+        for name, value in given.items():
+            kind = kinds.get(name)
+            whole = kind is float and type(value) is int
+            if kind is None or not (whole or type(value) is kind):
+                known = ", ".join(each.name for each in fields(cls))
+                raise InputError(
+                    f"options: {name} = {json.dumps(value)} is none of theirs, or of another type; "
+                    f"known: {known or 'none'}.",
+                    f"选项 {name} = {json.dumps(value)} 不存在或类型不符；可用：{known or '无'}。",
+                )
+            given[name] = float(value) if whole else value
+        return cls(**given)
+
+    def text(self, *, shaping: bool = False) -> str:
+        """What ``parse`` reads; equal for equal Configs.
+
+        shaping: leave out what the result does not depend on.
+        """
+        differs = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != default_of(each)
+            and (each.metadata["shapes"] or not shaping)
+        }
+        return json.dumps(differs, ensure_ascii=False, sort_keys=True)
+
+    def shaping(self) -> dict[str, Any]:
+        """The values that the result depends on."""
+        left_out = {each.name for each in fields(self) if not each.metadata["shapes"]}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -20,7 +20,7 @@ from typing import Any
 
 from wentu.errors import InputError, WentuError
 from wentu.formats import MANIFEST, Manifest, read_json, write_manifest
-from wentu.progress import EventFile, Lines, Reporter
+from wentu.progress import Reporter, open_reporter
 from wentu.settings import StageConfig, code_version
 from wentu.tracking import Tracker, open_tracker
 
@@ -50,9 +50,7 @@ class Stage:
         run_dir = os.environ.get("WENTU_RUN_DIR")
         if run_dir:
             join_run(Path(run_dir), self.name)
-            self.progress = EventFile(Path(run_dir) / "events" / f"{self.name}.jsonl")
-        else:
-            self.progress = Lines(self.name)
+        self.progress = open_reporter(self.name)
         self.progress.emit("start", pid=os.getpid())
         self._before = set_aside(self.out, self.name)
         clear(self.out, self.name)
@@ -73,7 +71,8 @@ class Stage:
     ) -> None:
         seconds = time.monotonic() - self._began
         if error is not None:
-            if not isinstance(error, WentuError) or os.environ.get("WENTU_RUN_DIR"):
+            expected = isinstance(error, WentuError | KeyboardInterrupt)
+            if not expected or os.environ.get("WENTU_RUN_DIR"):  # a log may hold the trace
                 traceback.print_exception(error)
             sentence = (
                 str(error)

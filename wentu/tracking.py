@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from wentu.errors import InputError
 
 EXPERIMENT = "wentu"
 MODEL = "wentu"
 """Name of the registered model that carries the aliases champion and previous."""
+SILENCE = 60.0
+"""Seconds without a metric after a server did not answer."""
 
 
 def _client() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Its own patience, 7 attempts of 120 s each, would stop a training for a quarter of an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -64,6 +72,9 @@ def use_store(folder: Path) -> None:
 class Tracker:
     """What a stage reports to; this base class keeps nothing."""
 
+    id = ""
+    """By which another process of the stage finds the same run (see ``attach``)."""
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters of the stage."""
 
@@ -81,34 +92,56 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """A child run of the pipeline's parent run."""
+    """A child run of the pipeline's parent run.
 
-    def __init__(self, stage: str, run: str) -> None:
-        self._client = _client()
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        self._experiment = (
-            experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT)
-        )
-        self._parent = self._find_parent(run)
-        tags = {"mlflow.parentRunId": self._parent, "mlflow.runName": stage, "wentu.stage": stage}
-        self._run = self._client.create_run(self._experiment, tags=tags).info.run_id
+    A server that is gone for a while costs points of a curve, never the work that they tell of.
+    """
 
-    def _find_parent(self, run: str) -> str:
+    def __init__(self, client: Any, parent: str, child: str) -> None:
+        self._client, self._parent, self.id = client, parent, child
+        self._silent_until = 0.0
+
+    @classmethod
+    def begin(cls, stage: str, run: str) -> MlflowTracker:
+        """A new child for a stage of the pipeline run ``run``."""
+        client = _client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+        parent = cls._find_parent(client, number, run)
+        tags = {"mlflow.parentRunId": parent, "mlflow.runName": stage, "wentu.stage": stage}
+        return cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+
+    @staticmethod
+    def _find_parent(client: Any, experiment: str, run: str) -> str:
         query = f"tags.`wentu.run` = '{run}'"
-        found = self._client.search_runs([self._experiment], query, max_results=1)
+        found = client.search_runs([experiment], query, max_results=1)
         if found:
             return str(found[0].info.run_id)
         tags = {"wentu.run": run, "mlflow.runName": run}
-        return str(self._client.create_run(self._experiment, tags=tags).info.run_id)
+        return str(client.create_run(experiment, tags=tags).info.run_id)
 
     def params(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         params = [Param(key, str(value)[:500]) for key, value in values.items()]
-        self._client.log_batch(self._run, params=params)
+        with self._tolerated():
+            self._client.log_batch(self.id, params=params)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        self._batch(self._run, values, step)
+        if time.monotonic() >= self._silent_until:
+            with self._tolerated():
+                self._batch(self.id, values, step)
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if not self._silent_until:
+                print(f"MLflow is out of reach, the work goes on: {error}", file=sys.stderr)
+            self._silent_until = time.monotonic() + SILENCE
 
     def _batch(self, run: str, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -123,16 +156,43 @@ class MlflowTracker(Tracker):
             self._client.set_tag(self._parent, key, value)
 
     def artifact(self, path: Path) -> None:
-        self._client.log_artifact(self._run, str(path))
+        with self._tolerated():
+            self._client.log_artifact(self.id, str(path))
 
     def close(self, status: str) -> None:
-        self._client.set_terminated(self._run, status)
+        with self._tolerated():
+            self._client.set_terminated(self.id, status)
 
 
 def open_tracker(stage: str) -> Tracker:
-    """The tracker of a stage of the current run (WENTU_RUN_ID), or one that keeps nothing."""
+    """The tracker of a stage of the current run (WENTU_RUN_ID), or one that keeps nothing.
+
+    Raises InputError where MLflow cannot be reached: at the start that is a mistake to mend.
+    """
     run = os.environ.get("WENTU_RUN_ID")
-    return MlflowTracker(stage, run) if run and enabled() else Tracker()
+    if not run or not enabled():
+        return Tracker()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowTracker.begin(stage, run)
+    except MlflowException as error:
+        place = os.environ["MLFLOW_TRACKING_URI"]
+        raise InputError(
+            f"MLflow at {place} cannot be used ({str(error)[:200]}); mend MLFLOW_TRACKING_URI, or "
+            "run without it: WENTU_TRACKING=off.",
+            f"无法使用 {place} 的 MLflow({str(error)[:200]});请修正 MLFLOW_TRACKING_URI，"
+            "或设置 WENTU_TRACKING=off 不使用它。",
+        ) from None
+
+
+def attach(child: str) -> Tracker:
+    """The tracker whose ``id`` another process of the stage passed on."""
+    if not child or not enabled():
+        return Tracker()
+    client = _client()
+    parent = client.get_run(child).data.tags["mlflow.parentRunId"]
+    return MlflowTracker(client, parent, child)
 
 
 def finish_run(run: str, status: str, params: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def saved(path: Path, seed: int = 0, **changed: Any) -> Any:
     """A model of ours, saved; returns the model."""
     model = build(ARCH, seed)
     given: dict[str, Any] = {"epoch": 2, "step": 8, "info": {}}
-    checkpoint.save(path, model, Checkpoint(architecture=ARCH), **given | changed)
+    checkpoint.save(path, model.state_dict(), Checkpoint(architecture=ARCH), **given | changed)
     return model
 
 
@@ -391,7 +391,7 @@ def test_a_note_of_an_impossible_model_is_refused_at_once(
 
 def test_random_weights_come_from_the_seed() -> None:
     states = [
-        checkpoint.start("tiny", scratch=True, seed=seed).model().state_dict() for seed in (0, 0, 1)
+        checkpoint.start("scratch:tiny", seed=seed).model().state_dict() for seed in (0, 0, 1)
     ]
     assert same_values(states[0], states[1])
     assert not torch.equal(states[0]["text_projection"], states[2]["text_projection"])
@@ -408,7 +408,7 @@ def test_a_checkpoint_is_a_start_and_known_by_its_bytes(tmp_path: Path) -> None:
     digests = {checkpoint.weights_digest(str(path)) for path in paths}
     assert len(digests) == 2
     assert {len(digest) for digest in digests} == {64}
-    drawn = checkpoint.start(str(paths[0]), scratch=True, seed=3)
+    drawn = checkpoint.start(f"scratch:{paths[0]}", seed=3)
     assert drawn.architecture.config == SMALL
     assert drawn.state is None
     assert same_values(drawn.model().state_dict(), build(ARCH, 3).state_dict())
@@ -448,7 +448,7 @@ def test_names_of_open_clip_need_a_tag_or_scratch(
         checkpoint.start("openclip:ViT-B-32@openai")
     with pytest.raises(InputError, match="open_clip has no model 'ViT-B-33'"):
         checkpoint.start("openclip:ViT-B-33")
-    found = checkpoint.start("openclip:ViT-B-32", scratch=True)
+    found = checkpoint.start("scratch:openclip:ViT-B-32")
     assert (found.state, found.architecture.embed_dim) == (None, 512)
 
 

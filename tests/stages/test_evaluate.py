@@ -14,11 +14,10 @@ from wentu import retrieval
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import InputError
 from wentu.formats import PairsLmdb, folder_sha256, read_manifest
-from wentu.retrieval import Ranks
+from wentu.retrieval import Ranks, Task
 from wentu.stages import evaluate as stage
 from wentu.stages.evaluate import Config, Scored, clusters_of, evaluate, judge, split_version
 from wentu.store import Store
-from wentu.training.data import Retrieval
 
 
 def call(built: Any, tmp_path: Path, **changed: Any) -> dict[str, Any]:
@@ -111,8 +110,8 @@ def test_the_split_is_known_by_its_content(built: Any, store: str, tmp_path: Pat
     task, groups = stage.split_to_test(built.lmdb)
     assert split_version(task) == result_of(built)["split_version"]
     assert set(groups) == set(task.image_ids)
-    other = Retrieval.of([(1, 1, "狗"), (2, 2, "猫")])
-    moved = Retrieval.of([(1, 1, "狗"), (2, 1, "狗"), (2, 2, "猫")])
+    other = Task.of([(1, 1, "狗"), (2, 2, "猫")])
+    moved = Task.of([(1, 1, "狗"), (2, 1, "狗"), (2, 2, "猫")])
     assert len({split_version(task), split_version(other), split_version(moved)}) == 3
 
 
@@ -156,7 +155,7 @@ def test_without_a_test_split_a_champion_stays_and_a_first_model_is_handed_on(
 def test_a_start_that_is_gone_is_left_out(built: Any, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
     info = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    info["training"] |= {"model": str(tmp_path / "gone.pt"), "scratch": False}
+    info["training"] |= {"model": str(tmp_path / "gone.pt")}
     (bundle / "bundle.json").write_text(json.dumps(info), "utf-8")
     result = call(built, tmp_path, bundle=bundle)
     assert list(result["metrics"]) == ["candidate"]
@@ -229,7 +228,7 @@ def scored(best: list[int]) -> Scored:
     )
 
 
-TASK = Retrieval.of([(number, 100 + number, str(number)) for number in range(40)])
+TASK = Task.of([(number, 100 + number, str(number)) for number in range(40)])
 GROUPS = {number: number for number in range(40)}
 
 
@@ -267,7 +266,7 @@ def test_pictures_of_one_group_are_one_witness() -> None:
 
 def test_both_directions_count_half_however_many_captions_there_are() -> None:
     """Two pictures, six captions: only the pictures' own queries improve."""
-    task = Retrieval.of([(n % 2, n, str(n)) for n in range(6)])
+    task = Task.of([(n % 2, n, str(n)) for n in range(6)])
     same, worse, better = ranks([1] * 6), ranks([20, 20]), ranks([1, 1])
     first = np.zeros(6, int)
     models = {
@@ -286,7 +285,7 @@ def test_a_first_model_is_handed_on_and_its_figures_are_said() -> None:
 
 
 def test_queries_are_resampled_with_the_group_of_their_picture() -> None:
-    task = Retrieval.of([(5, 1, "狗"), (5, 2, "黑狗"), (9, 3, "猫"), (7, 3, "猫")])
+    task = Task.of([(5, 1, "狗"), (5, 2, "黑狗"), (9, 3, "猫"), (7, 3, "猫")])
     clusters = clusters_of(task, {5: 50, 7: 70, 9: 70})
     assert clusters.tolist() == [50, 50, 70, 50, 70, 70]
 

@@ -14,6 +14,7 @@ import pytest
 
 from wentu.errors import InputError
 from wentu.formats import read_manifest
+from wentu.stages import training_settings
 from wentu.stages.inventory import Answer, Config, inventory, read_answer
 from wentu.store import Attempt, Release, Store
 
@@ -25,14 +26,14 @@ def look(collection: Path, tmp_path: Path) -> Look:
     """inventory of ``collection``, which a test changes between two calls."""
 
     def run(**changed: Any) -> Answer:
-        config = {k: changed.pop(k) for k in ("train", "min_new", "max_deleted") if k in changed}
+        names = ("train", "scratch", "min_new", "max_deleted")
+        config = {"scratch": True} | {k: changed.pop(k) for k in names if k in changed}
         given: dict[str, Any] = {
             "pictures": str(collection),
             "captions": str(collection),
             "store": str(tmp_path / "store"),
             "out": tmp_path / "inventory",
             "model": "tiny",
-            "scratch": True,
         }
         return inventory(**given | changed, config=Config(**config))
 
@@ -186,7 +187,7 @@ def test_what_is_no_picture_is_told_with_its_kind(
 def test_the_first_time_is_a_training(look: Look, store: Store) -> None:
     answer = look()
     assert (answer.decision, answer.reason) == ("train", "first training")
-    assert (answer.model, answer.model_digest, answer.pointer) == ("tiny", "", 0)
+    assert (answer.model, answer.model_digest, answer.pointer) == ("scratch:tiny", "", 0)
     last = store.last_attempt()
     assert last is not None
     assert last.pictures == 24
@@ -256,20 +257,18 @@ def test_changed_settings_train(look: Look, store: Store) -> None:
     assert (answer.decision, answer.reason) == ("train", "the settings of the training changed")
 
 
-@pytest.mark.parametrize(("one", "other"), [("14", "14.0"), ("True", "true"), ("0.001", "1e-3")])
-def test_settings_are_the_same_in_any_spelling(
-    look: Look, store: Store, one: str, other: str
-) -> None:
-    finish(store, look(settings=f"tiny {one}"))
-    assert look(settings=f"tiny {other}").decision == "skip"
+def test_only_options_that_shape_the_model_are_settings() -> None:
+    plain = training_settings(pairs="{}", finetune="{}")
+    assert training_settings(pairs='{"max_rejected": 0.5}', finetune='{"save_seconds": 9}') == plain
+    assert training_settings(pairs='{"test_fraction": 0.1}', finetune='{"epochs": 3}') == plain
+    changed = {training_settings(pairs="{}", finetune=f'{{"seed": {n}}}') for n in range(3)}
+    assert len(changed | {training_settings(pairs='{"split": "closed"}', finetune="{}")}) == 4
 
 
-@pytest.mark.parametrize(("one", "other"), [("1234567", "1234568"), ("0.00123456", "0.001234561")])
-def test_settings_that_differ_in_a_late_digit_differ(
-    look: Look, store: Store, one: str, other: str
-) -> None:
-    finish(store, look(settings=f"tiny {one}"))
-    assert look(settings=f"tiny {other}").decision == "train"
+def test_random_weights_are_another_start(look: Look) -> None:
+    assert look(model="tiny").model == "scratch:tiny"
+    assert look(model="scratch:tiny").model == "scratch:tiny"
+    assert look(model="tiny", scratch=False).model == "tiny"
 
 
 def test_other_starting_weights_train(look: Look, store: Store, tmp_path: Path) -> None:

@@ -370,7 +370,8 @@ def test_names_in_traditional_characters_are_those_in_simplified_and_the_origina
     assert same >= {"1032", "1044", "1053", "1062", "1083", "1140", "1149", "1188"}
     converted = [path for path, (_, original) in found.items() if original]
     assert len(converted) == facts(tmp_path / "catalog")["captions_converted"] > 35
-    assert formats.facts(tmp_path / "catalog/catalog.sqlite") == {"convert": "t2s", "split": "open"}
+    said = formats.facts(tmp_path / "catalog/catalog.sqlite")
+    assert said == {"convert": "t2s", "split": "open", "context_length": "0"}
     texts = [
         text.text
         for split in formats.SPLITS

@@ -19,6 +19,7 @@ from wentu.clip.files import beside, read_weights, save_atomic, weights_sha256
 from wentu.clip.model import (
     FAMILIES,
     NAMES,
+    SCRATCH,
     VISION_AND_TEXT,
     Architecture,
     architecture,
@@ -104,25 +105,24 @@ class Checkpoint:
 
 def save(
     path: Path,
-    model: Any,
+    state: Mapping[str, torch.Tensor],
     like: Checkpoint,
     *,
     epoch: int,
     step: int,
     info: Mapping[str, Any],
-    optimizer: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of ``like``'s kind: keys ``module.*``, float32, on the CPU."""
+    """Write weights as a checkpoint of ``like``'s kind: keys ``module.*``, float32, on the CPU."""
     import torch
 
-    state = {f"module.{k}": v.detach().float().cpu() for k, v in model.state_dict().items()}
+    state = {f"module.{k}": v.detach().float().cpu() for k, v in state.items()}
     made = replace(like, info=info)
     value = {
         "epoch": epoch,
         "step": step,
         "name": like.architecture.name,
         "state_dict": state,
-        "optimizer": dict(optimizer or {}),
+        "optimizer": {},  # cn_clip looks for it; ours is in the training state
         "wentu": made.note(),
     }
     save_atomic(path, value, torch.save)
@@ -284,8 +284,9 @@ def find_weights(model: str) -> Path | None:
 
     Raises InputError that names the file and the folder where pretrained weights are missing.
     """
-    if model == "tiny":
+    if model == "tiny" or (model.startswith(SCRATCH) and is_name(model[len(SCRATCH) :])):
         return None
+    model = model.removeprefix(SCRATCH)
     if not is_name(model):
         path = local_path(model)
         if not path.exists():
@@ -316,16 +317,16 @@ def find_weights(model: str) -> Path | None:
     return path
 
 
-def start(model: str, *, scratch: bool = False, seed: int = 0) -> Checkpoint:
+def start(model: str, *, seed: int = 0) -> Checkpoint:
     """What a training starts from: pretrained weights, a checkpoint, or a seed."""
-    path = None if scratch and is_name(model) else find_weights(model)
+    path, name = find_weights(model), model.removeprefix(SCRATCH)
     if path is None:
-        return Checkpoint(architecture=architecture(model), seed=seed)
-    found = load(path, model if model.startswith(openclip.PREFIX) else "")
-    return replace(found, state=None, seed=seed) if scratch else found
+        return Checkpoint(architecture=architecture(name), seed=seed)
+    found = load(path, name if name.startswith(openclip.PREFIX) else "")
+    return replace(found, state=None, seed=seed) if name != model else found
 
 
-def weights_digest(model: str, *, scratch: bool = False) -> str:
+def weights_digest(model: str) -> str:
     """The digest of what ``model`` starts from; empty where it is drawn from a seed."""
-    path = None if scratch and is_name(model) else find_weights(model)
+    path = find_weights(model)
     return weights_sha256(path) if path else ""

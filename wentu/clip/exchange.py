@@ -70,7 +70,7 @@ def write(found: Checkpoint, kind: str, out: Path) -> list[Path]:
         save_atomic(out, layouts.to_clip_pytorch(model.state_dict()), torch.save)
         return [out]
     place = out / "checkpoints" / "epoch_latest.pt" if kind == "experiments" else out
-    save(place, model, found, epoch=found.epoch, step=found.step, info=found.info)
+    save(place, model.state_dict(), found, epoch=found.epoch, step=found.step, info=found.info)
     if kind == "chinese-clip":
         return [place]
     numbered = place.with_name(f"epoch{found.epoch}.pt")

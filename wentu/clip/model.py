@@ -54,6 +54,8 @@ TINY: dict[str, Any] = {
 BERT's initializer_range of 0.02 is made for a width of 768; the same share of the signal at width
 128 needs about 0.08 (1 / sqrt(width) = 0.09). With 0.02 the text tower is what learns last."""
 NAMES = ("tiny", *VISION_AND_TEXT)
+SCRATCH = "scratch:"
+"""Before a name or a path: that architecture, with random weights."""
 FAMILIES = ("chinese-clip", "clip-pytorch", "openclip")
 MOST = 2**24
 """In a config: no model has a width, a length or a vocabulary of 16 million."""

@@ -13,7 +13,7 @@ from wentu.commands.options import make_command, make_option
 from wentu.language import pick
 from wentu.orchestrate import parameters
 from wentu.settings import default_of
-from wentu.stages import STAGES
+from wentu.stages import STAGES, config_class
 
 if TYPE_CHECKING:
     from wentu.orchestrate.local import Outcome
@@ -43,9 +43,7 @@ def run_options() -> list[click.Option]:
     )
     options.append(make_option("preset", str, "", text, choices=names))
     types = {
-        name: kind
-        for stage in STAGES
-        for name, kind in get_type_hints(parameters.config_class(stage)).items()
+        name: kind for stage in STAGES for name, kind in get_type_hints(config_class(stage)).items()
     }
     for name, each in parameters.options().items():
         options.append(

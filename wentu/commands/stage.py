@@ -45,8 +45,6 @@ WORDS = {
     "attempt": ("Number of the training that this ends.", "本次结束的训练编号。"),
     "use": ("The weights that inventory named.", "inventory 给出的权重。"),
     "use_digest": ("Their digest.", "其摘要。"),
-    "context_length": ("Tokens of a caption.", "描述的词元数。"),
-    "scratch": ("Start from random weights.", "从随机权重开始。"),
 }
 
 

@@ -19,9 +19,10 @@ from wentu import captions as layouts
 from wentu import pictures as decoder
 from wentu.clip.model import NAMES, Architecture, architecture
 from wentu.collection import Skipped
+from wentu.orchestrate.parameters import config_of
 from wentu.orchestrate.watch import FLOW
 from wentu.progress import Reporter
-from wentu.stages import inventory
+from wentu.stages import inventory, training_settings
 from wentu.storage import collection_root
 from wentu.store import Store
 
@@ -54,8 +55,19 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     root, store = collection_root(str(values["pictures"])), Store(str(values["store"]))
     captions = str(values["captions"])
     rows = list(inventory.listing(root, captions, store, Reporter(), Skipped()))
-    config = inventory.Config(train=values["train"], min_new=values["min_new"])
-    answer = inventory.look(store, rows, values, config)
+    config = config_of("inventory", values)
+    assert isinstance(config, inventory.Config)
+    answer = inventory.decide(
+        store,
+        rows,
+        inventory.listing_digest(rows),
+        captions,
+        str(values["model"]),
+        training_settings(
+            pairs=config_of("pairs", values).text(), finetune=config_of("finetune", values).text()
+        ),
+        config,
+    )
     files = [row for row in rows if row[0] == "picture"]
     pairs = count_pairs(values, len(files))
     arch = named_or_usual(answer.model)

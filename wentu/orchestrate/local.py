@@ -21,7 +21,7 @@ from wentu import tracking
 from wentu.errors import InputError, StageError
 from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
-from wentu.orchestrate.parameters import packaged
+from wentu.orchestrate.parameters import packaged, packed
 from wentu.orchestrate.watch import Watch
 from wentu.store import Store, now
 
@@ -164,7 +164,7 @@ def _call_pipeline(store: Store, values: Mapping[str, Any], folder: Path) -> Exc
             cache_root=str(store.storage.path("cache")),
         )
         try:
-            pipeline(**values)
+            pipeline(**packed(values))
         except RuntimeError as error:  # kfp names the task; the stage itself said why
             return error
     return None

@@ -1,7 +1,7 @@
-"""The pipeline's parameters: their names, defaults and help, from the stages' Configs.
+"""What a run is called with: where, and every option of every stage, from their Configs.
 
-Each default lives once, in a Config; the compiled pipeline and the command line are compared with
-it by tests. Presets fill in what the user did not give.
+Each option lives once, in a Config. The command line has them all by name; the pipeline has one
+parameter for each stage, ``<stage>_options``. Presets fill in what the user did not give.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from wentu.captions import NO_FILES, caption_files, expand
-from wentu.clip.model import NAMES
+from wentu.clip.model import NAMES, SCRATCH
 from wentu.clip.openclip import PREFIX
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import StageConfig, code_version, default_of, store_place
-from wentu.stages import STAGES
+from wentu.stages import STAGES, config_class
 from wentu.storage import collection_root, local_path, portable
 from wentu.store import Store
 
@@ -54,12 +53,6 @@ def packaged(name: str) -> Path:
     return root / name if (root / name).exists() else root / "pipelines" / name
 
 
-def config_class(stage: str) -> type[StageConfig]:
-    """The Config of a stage."""
-    found: type[StageConfig] = import_module(f"wentu.stages.{stage}").Config
-    return found
-
-
 def options() -> dict[str, Field[Any]]:
     """Every Config field of every stage, by name, in the order of the flow."""
     found: dict[str, Field[Any]] = {}
@@ -87,7 +80,7 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any]:
-    """All parameters of a run: given, else the preset's, else the Configs'; checked.
+    """All values of a run, by name: given, else the preset's, else the Configs'; checked.
 
     Raises InputError for a value or a combination that cannot work, before anything starts.
     """
@@ -109,8 +102,7 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
         values["captions"] = expand(str(values["captions"]), str(values["captions_lang"]))
     values.pop("captions_lang", None)
     for stage in STAGES:
-        kind = config_class(stage)
-        kind(**{each.name: values[each.name] for each in fields(kind)})
+        config_of(stage, values)
     collection_root(values["pictures"])
     if values["captions"] not in NO_FILES:
         caption_files(values["captions"])
@@ -119,15 +111,31 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     if values["captions"] not in NO_FILES:
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
     model = values["model"]
-    if model and not (model in NAMES or model.startswith(PREFIX)):
-        if not local_path(model).exists():
+    name = model.removeprefix(SCRATCH)
+    if name and not (name in NAMES or name.startswith(PREFIX)):
+        if not local_path(name).exists():
             known = ", ".join(NAMES)
             raise InputError(
                 f"--model {model}: neither a path nor one of {known}, openclip:NAME@TAG.",
                 f"--model {model}：既不是路径，也不是 {known}、openclip:名称@标签 之一。",
             )
-        values["model"] = portable(model)
+        values["model"] = model.removesuffix(name) + portable(name)
     return values | {"code_version": code_version()}
+
+
+def config_of(stage: str, values: Mapping[str, Any]) -> StageConfig:
+    """The Config that the values of a run make for a stage; InputError where it cannot work."""
+    kind = config_class(stage)
+    return kind(**{each.name: values[each.name] for each in fields(kind)})
+
+
+def packed(values: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a run as the pipeline's parameters."""
+    found = {name: str(values[name]) for name in (*HELP, "code_version")}
+    for stage in STAGES:
+        if fields(config_class(stage)):
+            found[f"{stage}_options"] = config_of(stage, values).text()
+    return found
 
 
 def captions_before(values: Mapping[str, Any]) -> str:

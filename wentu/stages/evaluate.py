@@ -32,11 +32,11 @@ from wentu.formats import (
     write_json,
 )
 from wentu.language import pick
+from wentu.retrieval import Task
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage, clear
 from wentu.storage import link_or_copy
 from wentu.store import Store
-from wentu.training.data import Retrieval
 
 WORST = 24
 """Queries shown in the report."""
@@ -143,15 +143,15 @@ def champion_of(store: Store, pointer: int) -> Path | None:
     return store.model(store.release(found.release).model)
 
 
-def split_to_test(lmdb: Path, *, closed: bool = False) -> tuple[Retrieval, dict[int, int]]:
+def split_to_test(lmdb: Path, *, closed: bool = False) -> tuple[Task, dict[int, int]]:
     """The test split as a task, and the group of each of its pictures.
 
     closed: it holds views of the training pictures.
     """
     if not read_manifest(lmdb).counts.get("test_pairs"):
-        return Retrieval.of([]), {}
+        return Task.of([]), {}
     with PairsLmdb(lmdb / "test") as split:
-        task = Retrieval.of(split.pairs())
+        task = Task.of(split.pairs())
     with closing(open_catalog(lmdb / CATALOG)) as db:
         source = ("train" if closed else "test",)
         rows = db.execute("SELECT id, grp FROM pictures WHERE split = ?", source)
@@ -166,7 +166,7 @@ def split_to_test(lmdb: Path, *, closed: bool = False) -> tuple[Retrieval, dict[
     return replace(task, texts=[written.get(text, text) for text in task.texts]), groups
 
 
-def split_version(task: Retrieval) -> str:
+def split_version(task: Task) -> str:
     """Digest of what is tested: figures are comparable where it is equal."""
     return digest_of(
         [task.image_ids, task.texts, [rows.tolist() for rows in task.pictures_of_text]]
@@ -186,7 +186,7 @@ FEW = 30
 """Test pictures below which a recall says little: one more found is more than 3 points."""
 
 
-def cautions(bundle: Path, task: Retrieval) -> list[str]:
+def cautions(bundle: Path, task: Task) -> list[str]:
     """What keeps these figures from meaning much."""
     found = []
     if 0 < len(task.image_ids) < FEW:
@@ -196,7 +196,15 @@ def cautions(bundle: Path, task: Retrieval) -> list[str]:
                 f"测试图片只有 {len(task.image_ids)} 张：这些数值说明不了多少",
             )
         )
-    if len(training_of(bundle)[0]) > 1 and read_json(bundle / BUNDLE).get("epoch") == 0:
+    history = training_of(bundle)[0]
+    if history and not any("recall" in row for row in history):
+        found.append(
+            pick(
+                "there was no valid split: the last epoch was taken, whether it was the best or not",
+                "没有验证集：直接采用最后一轮，无法判断它是否最好",
+            )
+        )
+    if len(history) > 1 and read_json(bundle / BUNDLE).get("epoch") == 0:
         found.append(
             pick(
                 "no epoch was better than the start on the valid split: the model is its start",
@@ -237,7 +245,6 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
 
         start = checkpoint.start(
             str(origin.get("model", "")),
-            scratch=bool(origin.get("scratch")),
             seed=int(origin.get("seed", 0)),
         )
         tuned = {name: origin[name] for name in checkpoint.TUNED}
@@ -251,14 +258,14 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
 
 
 def score_all(
-    lmdb: Path, task: Retrieval, models: dict[str, Encoder], stage: Stage
+    lmdb: Path, task: Task, models: dict[str, Encoder], stage: Stage
 ) -> dict[str, Scored]:
     """Each model's ranks on the whole test split."""
     with PairsLmdb(lmdb / "test") as split:
         return {name: score(split, task, encoder, name, stage) for name, encoder in models.items()}
 
 
-def score(split: PairsLmdb, task: Retrieval, encoder: Encoder, name: str, stage: Stage) -> Scored:
+def score(split: PairsLmdb, task: Task, encoder: Encoder, name: str, stage: Stage) -> Scored:
     """Encode every test picture and caption with one model, and rank both ways."""
     parts = stage.progress.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
     image = np.concatenate([encoder.encode_image([split.picture(i) for i in p]) for p in parts])
@@ -276,7 +283,7 @@ def score(split: PairsLmdb, task: Retrieval, encoder: Encoder, name: str, stage:
     )
 
 
-def clusters_of(task: Retrieval, groups: dict[int, int]) -> npt.NDArray[np.int64]:
+def clusters_of(task: Task, groups: dict[int, int]) -> npt.NDArray[np.int64]:
     """The group that each query (captions first, then pictures) is resampled with.
 
     A caption that stands on several pictures goes with the first of them.
@@ -288,7 +295,7 @@ def clusters_of(task: Retrieval, groups: dict[int, int]) -> npt.NDArray[np.int64
 
 def judge(
     scored: dict[str, Scored],
-    task: Retrieval,
+    task: Task,
     groups: dict[int, int],
     config: Config,
     *,
@@ -324,6 +331,11 @@ def judge(
             f"首个模型；平均召回率相对起始权重变化 {text} 个百分点",
         )
     )
+    if not had_champion and interval.high < 0:
+        reason += pick(
+            ": worse than its start; `wentu run --no-train --model NAME` serves the start instead",
+            "：不如起始权重；可用 wentu run --no-train --model 名称 直接使用起始权重",
+        )
     better = interval.low > 0 or not had_champion
     return {"promote": better, "reason": reason, "against": rival, "interval": asdict(interval)}
 
@@ -372,7 +384,7 @@ def write_report(
     out: Path,
     result: dict[str, Any],
     scored: dict[str, Scored],
-    task: Retrieval,
+    task: Task,
     lmdb: Path,
     history: list[dict[str, float]],
 ) -> None:
@@ -423,7 +435,7 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> report.Table:
     return report.Table(columns=heads, rows=rows)
 
 
-def worst_queries(scored: Scored, task: Retrieval, lmdb: Path) -> report.Gallery:
+def worst_queries(scored: Scored, task: Task, lmdb: Path) -> report.Gallery:
     """The captions whose picture ranks lowest: what was expected, and what came first."""
     best = scored.text_to_image.best
     order = [int(row) for row in np.argsort(-best, kind="stable")[:WORST] if best[row] > 1]

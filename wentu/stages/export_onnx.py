@@ -136,12 +136,13 @@ def _export(
         "processor": reference.processor.save(out),
         "checkpoint": file_sha256(best) if best else checkpoints.weights_digest(model),
         "epoch": loaded.epoch,
-        "training": dict(loaded.info),
+        "training": {key: value for key, value in loaded.info.items() if key != "groups"},
     }
     write_json(out / BUNDLE, info)
-    for name in EXTRA:
-        if trained and (trained / name).exists():
-            link_or_copy(str(trained / name), str(out / name))
+    if trained:
+        link_or_copy(str(trained / "history.json"), str(out / "history.json"))
+    if loaded.info.get("groups"):
+        write_json(out / "training_groups.json", loaded.info["groups"])
     worst = prove_parity(Bundle(out), reference, *samples(catalog, root, config.parity_samples))
     stage.counts |= {"parity_text": worst[0], "parity_image": worst[1]}
     if min(worst) < config.parity or not np.isfinite(worst).all():

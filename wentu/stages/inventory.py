@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,28 +30,6 @@ from wentu.storage import collection_root
 from wentu.store import Attempt, Store
 
 DEFAULT_MODEL = "ViT-B-16"
-SHAPES_TRAINING = (
-    "model",
-    "scratch",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "warmup",
-    "weight_decay",
-    "clip_norm",
-    "precision",
-    "resize",
-    "augment",
-    "seed",
-    "context_length",
-    "valid_fraction",
-    "test_fraction",
-    "split",
-    "convert",
-    "picture_column",
-    "caption_column",
-)
-"""The pipeline's parameters that a trained model depends on, in the order of ``settings``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +40,11 @@ class Config(StageConfig):
         True,
         "Train when there is reason to; --no-train only makes pictures searchable.",
         "需要时训练；--no-train 只让图片可检索。",
+    )
+    scratch: bool = option(
+        False,
+        "Start from random weights instead of pretrained ones.",
+        "从随机权重开始，而不是预训练权重。",
     )
     min_new: int = option(
         -1,
@@ -135,7 +118,6 @@ def inventory(
     store: str,
     out: Path,
     model: str = "",
-    scratch: bool = False,
     settings: str = "",
     config: Config,
 ) -> Answer:
@@ -144,12 +126,11 @@ def inventory(
     Args:
         pictures: the collection's folder.
         captions: captions files (one a line), or names, or none.
-        settings: everything else that shapes a trained model, in any spelling.
+        settings: everything else that shapes a trained model (see ``training_settings``).
     """
     with Stage("inventory", out, config, {}, track=False) as stage:
         root = collection_root(pictures)
         vault = Store(store)
-        settings = normal(settings)
         if vault.storage.root.resolve() == root.resolve():
             raise InputError(
                 f"--store {store} is the folder of the pictures; name one in it or beside it.",
@@ -163,11 +144,11 @@ def inventory(
         if skipped.total:
             stage.progress.tell(str(skipped))
         refuse_vanished(root, rows, vault, config)
-        answer = decide(vault, rows, digest, captions, model, scratch, settings, config)
+        answer = decide(vault, rows, digest, captions, model, settings, config)
         if answer.decision == "train":
             attempt = Attempt(
                 inventory=digest,
-                settings=digest_of([settings, answer.model_digest]),
+                settings=_shaped_by(settings, answer.model, answer.model_digest),
                 pictures=count_pictures(rows),
             )
             answer = replace(answer, attempt=vault.record_attempt(attempt))
@@ -233,38 +214,6 @@ class DigestCache:
         self._db.close()
 
 
-def look(store: Store, rows: list[list[Any]], values: Mapping[str, Any], config: Config) -> Answer:
-    """What a run with the pipeline's parameters ``values`` would answer; nothing is recorded."""
-    return decide(
-        store,
-        rows,
-        listing_digest(rows),
-        str(values["captions"]),
-        str(values["model"]),
-        bool(values["scratch"]),
-        normal(training_settings(values)),
-        config,
-    )
-
-
-def training_settings(values: Mapping[str, Any]) -> str:
-    """``settings`` as the pipeline writes it."""
-    return " ".join(str(values[name]) for name in SHAPES_TRAINING)
-
-
-def normal(settings: str) -> str:
-    """One spelling: KFP writes 14 as 14.0 and True as true, not on every platform alike."""
-
-    def word(text: str) -> str:
-        try:
-            number = float(text)
-            return str(int(number)) if number.is_integer() else repr(number)
-        except (ValueError, OverflowError):
-            return text.lower() if text.lower() in ("true", "false") else text
-
-    return " ".join(word(text) for text in settings.split(" "))
-
-
 def listing_digest(rows: list[list[Any]]) -> str:
     """The identity of a listing."""
     return digest_of(rows)
@@ -319,7 +268,6 @@ def decide(
     digest: str,
     captions: str,
     model: str,
-    scratch: bool,
     settings: str,
     config: Config,
 ) -> Answer:
@@ -340,8 +288,9 @@ def decide(
     trainable = config.train and captions != "none"
     pinned = bool(current and current[0].pinned)
     if trainable and not pinned:
-        start, start_digest = _start(model, scratch)
-        reason = _why_train(store, rows, digest, digest_of([settings, start_digest]), config)
+        start, start_digest = _start(model, config.scratch)
+        shaped_by = _shaped_by(settings, start, start_digest)
+        reason = _why_train(store, rows, digest, shaped_by, config)
         if reason:
             return answer("train", reason, start, start_digest)
     # Where training is not due, the model that it would start from says nothing: the one that is
@@ -364,9 +313,17 @@ def decide(
 def _start(model: str, scratch: bool) -> tuple[str, str]:
     """What a training starts from, and the digest of its weights."""
     from wentu.clip.checkpoint import weights_digest
+    from wentu.clip.model import SCRATCH
 
     name = model or DEFAULT_MODEL
-    return name, weights_digest(name, scratch=scratch)
+    if scratch and not name.startswith(SCRATCH):
+        name = SCRATCH + name
+    return name, weights_digest(name)
+
+
+def _shaped_by(settings: str, start: str, start_digest: str) -> str:
+    """Digest of all that shapes a trained model but the collection."""
+    return digest_of([settings, start_digest or start])
 
 
 def _why_train(

@@ -49,6 +49,8 @@ from wentu.store import Store
 
 SHOWN = 200
 """Rows of a list in the report; the counts beside it are of all."""
+KEPT = ("convert", "split", "context_length")
+"""Options that later stages need to know: facts in the catalog."""
 CHINESE_CLIP = 52
 """Tokens of a caption that Chinese-CLIP was made for."""
 
@@ -78,6 +80,7 @@ class Config(StageConfig):
         0.05,
         "Stop when a larger share of the pictures cannot be read.",
         "无法读取的图片超过此比例时停止。",
+        shapes=False,
     )
     convert: str = option(
         "none",
@@ -164,7 +167,7 @@ def pairs(
             missing = add_captions(catalog, root, captions, config, stage)
             if captions != "none":
                 assign(catalog, vault, config)
-            facts = (("convert", config.convert), ("split", config.split))
+            facts = [(name, str(getattr(config, name))) for name in KEPT]
             catalog.executemany("INSERT INTO facts VALUES (?, ?)", facts)
             catalog.commit()
             # What was assigned depends on the store's history, not on this listing alone.

@@ -5,42 +5,62 @@ processes, and nothing is left over when a run is killed. Pictures that together
 ``CACHE_BYTES`` at the model's resolution are decoded once; on the demo that is worth 1.3x.
 
 Where a batch stands in its epoch is all there is to resume: order and augmentation depend only on
-(seed, epoch, position), never on what was drawn before.
+(seed, epoch, row), never on what was drawn before, nor on how many processes share a batch.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from wentu import pictures
 from wentu.clip.processor import Processor
 from wentu.formats import PairsLmdb
+from wentu.training.parallel import Group
+from wentu.training.sampling import order
 
 CACHE_BYTES = 512 * 2**20
 PREFETCH = 4
 """Batches being made ahead of the one in use."""
 
+Ints = npt.NDArray[np.int64]
+Cells = tuple[Ints, Ints]
+"""Rows and columns of the true cells of a matrix [n, B]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a model is fed, for n pairs."""
+
+    pictures: npt.NDArray[np.uint8]
+    """[n, R, R, 3]"""
+    tokens: Ints
+    """[n, L], L the longest caption among them"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step sees; B pairs."""
+    """A step's B pairs: all of their ids, and the inputs of one process's share."""
 
-    pictures: npt.NDArray[np.uint8]
-    """[B, R, R, 3]"""
-    tokens: npt.NDArray[np.int64]
-    """[B, L], L the longest caption of the batch"""
-    image_ids: npt.NDArray[np.int64]
+    image_ids: Ints
     """[B]"""
-    text_ids: npt.NDArray[np.int64]
+    text_ids: Ints
     """[B]"""
+    own: slice
+    """The n rows that are this process's."""
+    belongs: tuple[Cells, Cells]
+    """Where own pictures (rows) and all captions (columns) belong together, and own captions and
+    all pictures."""
+    inputs: list[Inputs]
+    """For each model that is fed: the one that learns, then its teacher."""
 
 
 class PairBatches:
@@ -50,94 +70,141 @@ class PairBatches:
         self,
         folder: Path,
         *,
-        processor: Processor,
+        processors: Sequence[Processor],
         batch_size: int,
         seed: int,
-        augment: str,
+        augment: str = "none",
+        flip: bool = False,
+        sampler: str = "apart",
+        group: Group | None = None,
     ) -> None:
         self._lmdb = PairsLmdb(folder)
-        self.pairs = self._lmdb.pairs()
-        self._processor = processor
-        self._batch_size, self._seed, self._augment = batch_size, seed, augment
-        self._cache: dict[int, npt.NDArray[np.uint8]] = {}
-        self._room = CACHE_BYTES // (3 * processor.resolution**2)
+        self.image_ids, self.text_ids = ids_of(self._lmdb)
+        self._captions = Partners(self.image_ids, self.text_ids)
+        self._depicted = Partners(self.text_ids, self.image_ids)
+        self._processors = list(processors)
+        self._size, self._seed, self._sampler = batch_size, seed, sampler
+        self._augment, self._flip = augment, flip
+        self._group = group or Group()
+        self._cache: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        self._room = CACHE_BYTES // sum(3 * each.resolution**2 for each in self._processors)
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.image_ids)
 
     @property
     def steps(self) -> int:
         """Batches in an epoch; the last one may be smaller."""
-        return -(-len(self.pairs) // self._batch_size)
+        return -(-len(self) // self._size)
 
     def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.pairs))
-        size = self._batch_size
-        slices = [order[start : start + size] for start in range(first * size, len(order), size)]
-        workers = os.cpu_count() or 1
+        rows = order(
+            self.image_ids,
+            self.text_ids,
+            size=self._size,
+            key=[self._seed, epoch],
+            sampler=self._sampler,
+        )
+        size, workers = self._size, threads()
+        slices = [rows[start : start + size] for start in range(first * size, len(rows), size)]
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as maker:
             waiting: deque[Future[Batch]] = deque()
-            for rows in slices:
-                waiting.append(maker.submit(self._batch, rows, epoch, pool))
+            for part in slices:
+                waiting.append(maker.submit(self._batch, part, epoch, pool))
                 if len(waiting) > PREFETCH:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _batch(self, rows: npt.NDArray[np.int64], epoch: int, pool: ThreadPoolExecutor) -> Batch:
-        pairs = [self.pairs[row] for row in rows]
-        arrays = pool.map(lambda row: self._picture(int(row), epoch), rows)
+    def _batch(self, rows: Ints, epoch: int, pool: ThreadPoolExecutor) -> Batch:
+        own = self._group.share(len(rows))
+        mine = rows[own].tolist()
+        texts = [self._lmdb.pair(row)[2] for row in mine]
+        arrays = list(pool.map(lambda row: self._pictures(row, epoch), mine))
+        image_ids, text_ids = self.image_ids[rows], self.text_ids[rows]
         return Batch(
-            pictures=np.stack(list(arrays)),
-            tokens=self._processor.tokens([text for _, _, text in pairs]),
-            image_ids=np.array([image for image, _, _ in pairs], dtype=np.int64),
-            text_ids=np.array([text for _, text, _ in pairs], dtype=np.int64),
+            image_ids=image_ids,
+            text_ids=text_ids,
+            own=own,
+            belongs=(
+                self._captions.among(image_ids[own], text_ids),
+                self._depicted.among(text_ids[own], image_ids),
+            ),
+            inputs=[
+                Inputs(
+                    pictures=np.stack([each[number] for each in arrays])
+                    if arrays
+                    else np.empty((0, processor.resolution, processor.resolution, 3), np.uint8),
+                    tokens=processor.tokens(texts) if texts else np.empty((0, 2), np.int64),
+                )
+                for number, processor in enumerate(self._processors)
+            ],
         )
 
-    def _picture(self, row: int, epoch: int) -> npt.NDArray[np.uint8]:
-        image_id = self.pairs[row][0]
+    def _pictures(self, row: int, epoch: int) -> list[npt.NDArray[np.uint8]]:
+        """A pair's picture as each model wants it."""
+        image_id = int(self.image_ids[row])
         if image_id in self._cache:
             return self._cache[image_id]
         picture = pictures.decode(self._lmdb.picture(image_id))
-        if self._augment != "none":
-            rng = np.random.default_rng([self._seed, epoch, row])
-            if self._augment == "view":
-                return self._processor.pixels(pictures.view(picture, int(rng.integers(2**63))))
-            return self._processor.preprocessing.augment(picture, rng)
-        array = self._processor.pixels(picture)
+        if self._augment != "none" or self._flip:
+            return [self._changed(picture, row, epoch, each) for each in self._processors]
+        arrays = [each.pixels(picture) for each in self._processors]
         if len(self._cache) < self._room:
-            self._cache[image_id] = array
-        return array
+            self._cache[image_id] = arrays
+        return arrays
+
+    def _changed(
+        self, picture: Image.Image, row: int, epoch: int, processor: Processor
+    ) -> npt.NDArray[np.uint8]:
+        """One augmented view, the same for every model."""
+        rng = np.random.default_rng([self._seed, epoch, row])
+        if self._flip and rng.random() < 0.5:
+            picture = ImageOps.mirror(picture)
+        if self._augment == "view":
+            return processor.pixels(pictures.view(picture, int(rng.integers(2**63))))
+        if self._augment == "crop":
+            return processor.preprocessing.augment(picture, rng)
+        return processor.pixels(picture)
 
     def close(self) -> None:
         """Close the LMDB."""
         self._lmdb.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """A whole split as a retrieval task: distinct captions against distinct pictures."""
+class Partners:
+    """What each id of one kind belongs to, of the other kind: 16 bytes a pair."""
 
-    image_ids: list[int]
-    texts: list[str]
-    pictures_of_text: list[npt.NDArray[np.int64]]
-    """For each caption the rows of its pictures."""
-    texts_of_picture: list[npt.NDArray[np.int64]]
-    """For each picture the rows of its captions."""
+    def __init__(self, ids: Ints, partners: Ints) -> None:
+        order = np.argsort(ids, kind="stable")
+        self._ids, self._partners = ids[order], partners[order]
 
-    @classmethod
-    def of(cls, pairs: list[tuple[int, int, str]]) -> Retrieval:
-        """The task that a split's (image id, text id, caption) pairs pose."""
-        image_ids = sorted({image for image, _, _ in pairs})
-        texts = sorted({(text_id, text) for _, text_id, text in pairs})
-        image_row = {image: row for row, image in enumerate(image_ids)}
-        text_row = {text_id: row for row, (text_id, _) in enumerate(texts)}
-        of_text: list[set[int]] = [set() for _ in texts]
-        of_picture: list[set[int]] = [set() for _ in image_ids]
-        for image, text_id, _ in pairs:
-            of_text[text_row[text_id]].add(image_row[image])
-            of_picture[image_row[image]].add(text_row[text_id])
-        return cls(
-            image_ids=image_ids,
-            texts=[text for _, text in texts],
-            pictures_of_text=[np.array(sorted(rows)) for rows in of_text],
-            texts_of_picture=[np.array(sorted(rows)) for rows in of_picture],
-        )
+    def among(self, ids: Ints, others: Ints) -> Cells:
+        """The cells of a matrix, ``ids`` [n] by ``others`` [B], that belong together."""
+        first = np.searchsorted(self._ids, ids, side="left")
+        count = np.searchsorted(self._ids, ids, side="right") - first
+        rows = np.repeat(np.arange(len(ids)), count)
+        inside = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+        wanted = self._partners[np.repeat(first, count) + inside]
+        order = np.argsort(others, kind="stable")
+        found = others[order]
+        start = np.searchsorted(found, wanted, side="left")
+        times = np.searchsorted(found, wanted, side="right") - start
+        within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        return np.repeat(rows, times), order[np.repeat(start, times) + within]
+
+
+def ids_of(lmdb: PairsLmdb) -> tuple[Ints, Ints]:
+    """(pictures, captions) of all pairs, [N] each: 16 bytes a pair, the texts stay on disk."""
+    found = np.empty((2, len(lmdb)), np.int64)
+    for index in range(len(lmdb)):
+        found[:, index] = lmdb.pair(index)[:2]
+    return found[0], found[1]
+
+
+def threads() -> int:
+    """Threads that decode: the machine's cores, shared among its processes of a training."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // here)

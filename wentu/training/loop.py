@@ -1,72 +1,64 @@
-"""Training, in one process on one device, resumable to the bit at any step that was saved.
+"""The training loop: one step, one epoch, the whole; resumable to the bit at every saved step.
 
-The state that must survive a crash (weights, optimizer, scaler, generators, position, history,
-best weights so far) is one file in a work folder outside the stage's output. Validation is recall
-over the whole split, before the first step and after every epoch; the best of these, step 0
-included, is what comes out, so on valid it is never worse than what went in.
+A step of B pairs over several processes, each with its share of n, computed ``chunk`` at a time:
+
+1. features of the own pairs (without gradients, if they do not fit at once)
+2. features of all B pairs are gathered, once
+3. the loss of the own rows, and its gradients for all features; these are summed, once
+4. each chunk again, with the gradients of its features (gradient caching, Gao et al. 2021)
+5. gradients of the weights are summed over the processes; clip; step
+
+Whatever is random in a chunk (dropout, patches left out) is drawn from (seed, step, first row), so
+that both passes draw the same, and so does a training that was resumed.
+
+Validation is recall over the whole split, in float32 as it will be served, before the first step
+and after every epoch; the best of these, step 0 included, is what comes out, so on valid it is
+never worse than what went in.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from wentu import retrieval
-from wentu.clip.files import read_pt, save_atomic
-from wentu.clip.processor import Processor
-from wentu.errors import FormatError, QualityError
-from wentu.formats import FORMAT, PairsLmdb, batched
+from wentu.errors import QualityError
+from wentu.formats import FORMAT
 from wentu.language import pick
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
-from wentu.training.data import Batch, PairBatches, Retrieval
-from wentu.training.loss import contrastive_loss, false_negatives
-from wentu.training.optimizer import make_optimizer, rate_at
+from wentu.training import layers, losses, saving
+from wentu.training.average import Average
+from wentu.training.config import Config
+from wentu.training.data import Batch, Inputs, PairBatches
+from wentu.training.devices import peak_rate_of, precision_of
+from wentu.training.feed import Fed, Feed, Teacher, unit
+from wentu.training.meter import Meter, means
+from wentu.training.optimizer import make_optimizer, parameter_groups, peak_rate, rate_at
+from wentu.training.parallel import Group
+from wentu.training.saving import LATEST, Position, Stop
+from wentu.training.validation import Features, Validation
 
 if TYPE_CHECKING:
     import torch
 
 MAX_LOGIT_SCALE = math.log(100)
 """As in Radford et al. 2021: a larger scale makes training unstable."""
+SIGMOID_BIAS = -10.0
+"""Where SigLIP's bias starts (Zhai et al. 2023)."""
+SHARES = (0.75, 0.5, 0.25)
+"""Of the trained weights, in the averages with the start that are tried (Wortsman et al. 2022)."""
+TRACK_EVERY = 10
+"""Steps between two points of a curve in MLflow."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to train."""
-
-    epochs: int
-    learning_rate: float
-    weight_decay: float
-    warmup: float
-    clip_norm: float
-    precision: str
-    save_seconds: float
-    seed: int
-
-
-@dataclass(kw_only=True)
-class Position:
-    """Where a training stands, and what it has seen."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    batch: int = 0
-    """Batches of the current epoch that are done."""
-    step: int = 0
-    """Optimizer steps so far."""
-    best_epoch: int = 0
-    best_recall: float = -1.0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+class Diverged(Exception):
+    """The loss or its gradient is no number any more."""
 
 
 class Trainer:
@@ -74,207 +66,504 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        student: Fed,
         batches: PairBatches,
-        valid: Path | None,
-        plan: Plan,
+        valid: Validation | None,
+        config: Config,
         work: Path,
-        processor: Processor,
-        report: Reporter,
-        tracker: Tracker,
+        *,
+        device: torch.device,
+        group: Group | None = None,
+        scratch: bool = False,
+        teacher: Fed | None = None,
+        flops: float = 0.0,
+        report: Reporter | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
-        self.device = pick_device()
-        self.model = model.to(self.device)
-        self.batches, self.valid, self.plan, self.work = batches, valid, plan, work
-        self.processor, self.report, self.tracker = processor, report, tracker
-        self.optimizer = make_optimizer(model, plan.learning_rate, plan.weight_decay)
-        self.autocast, self.scaler = precision_of(plan.precision, self.device)
-        self.position = Position()
-        self.total = plan.epochs * batches.steps
-        self._mean = self._constant(processor.preprocessing.mean)
-        self._std = self._constant(processor.preprocessing.std)
-
-    def _constant(self, values: Any) -> torch.Tensor:
+        """flops: of one pair's forward pass, for the MFU."""
         import torch
 
-        tensor = torch.tensor([float(value) for value in values], device=self.device)
-        return 255 * tensor.view(1, 3, 1, 1)
+        self.config, self.work, self.device = config, work, device
+        self.group = group or Group()
+        self.batches, self.valid, self.scratch = batches, valid, scratch
+        self.report, self.tracker = report or Reporter(), tracker or Tracker()
+        self.at, self.stop = Position(), Stop()
+        self.model, self.width = student.model, student.dimension
+        self.averaging = config.interpolate and valid is not None and not scratch
+        self.start = (
+            {name: each.clone() for name, each in self.model.state_dict().items()}
+            if self.averaging
+            else {}
+        )
+        self.model.to(device)
+        self._prepare()
+        self.feed = Feed(student.processor, device)
+        self.teacher = Teacher(teacher, device) if teacher else None
+        self.bias = torch.nn.Parameter(torch.tensor(SIGMOID_BIAS, device=device))
+        groups = parameter_groups(self.model, config.weight_decay, config.layer_decay)
+        if config.loss == "sigmoid" and self.logit_bias is self.bias:
+            groups.append({"params": [self.bias], "weight_decay": 0.0, "scale": 1.0})
+        self.optimizer = make_optimizer(groups)
+        self.moved = [each for every in groups for each in every["params"]]
+        self.used: list[torch.nn.Parameter] | None = None
+        self.precision, self.autocast, self.scaler = precision_of(config.precision, device)
+        self.speed = flops, self.group.size * peak_rate_of(device, self.precision)
+        self.peak = peak_rate(
+            config.learning_rate,
+            batch_size=min(config.batch_size, len(batches)),
+            scratch=scratch or config.lora > 0,
+        )
+        self.total = config.epochs * batches.steps
+        self.average = Average(self.model, config.ema) if config.ema else None
+        self._dropping = config.patch_dropout > 0
 
-    # --- the loop ------------------------------------------------------------------------------
+    def _prepare(self) -> None:
+        """What is learned, and how it is computed."""
+        config = self.config
+        layers.freeze(self.model, config.freeze)
+        if config.lora:
+            layers.add_lora(self.model, config.lora, config.seed)
+        layers.fuse_attention(self.model)
+        if config.checkpointing:
+            layers.checkpoint_layers(self.model)
+        layers.drop_patches(self.model, config.patch_dropout)
+        if config.compile:
+            layers.compile_towers(self.model)
+
+    @property
+    def logit_bias(self) -> torch.nn.Parameter:
+        """SigLIP's: the model's own, or one that only training has (the order needs none)."""
+        own: torch.nn.Parameter | None = getattr(self.model, "logit_bias", None)
+        return self.bias if own is None else own
+
+    # --- the whole -----------------------------------------------------------------------------
 
     def run(self) -> Position:
-        """Train to the end, from wherever the work folder's state stands."""
-        at = self.position
-        if self._restore():
-            self.report.note(
-                pick(
-                    f"resumed after epoch {at.epoch}, at step {at.step} of {self.total}",
-                    f"从第 {at.epoch} 轮之后、第 {at.step}/{self.total} 步继续",
-                )
+        """Train to the end, from wherever the work folder's state stands.
+
+        Leaves the best weights (``Position.best``) and the last ones (``latest.pt``) in the work
+        folder. Raises StoppedError after SIGTERM, once the state is saved.
+        """
+        at = self.at
+        if self.precision != "fp32" and self.device.type == "cpu":
+            self._note(
+                f"{self.precision} on a CPU is usually slower than fp32",
+                f"在 CPU 上 {self.precision} 通常比 fp32 更慢",
             )
-        elif self.plan.epochs:
-            self._end_epoch(loss=None)
-        while at.epoch < self.plan.epochs:
-            self._epoch()
+        if self._restore():
+            self._note(
+                f"resumed after epoch {at.epoch}, at step {at.step} of {self.total}",
+                f"从第 {at.epoch} 轮之后、第 {at.step}/{self.total} 步继续",
+            )
+        else:
+            self._end_epoch({})
+        with self.stop.heard():
+            while not at.over:
+                try:
+                    self._epoch()
+                except Diverged as error:
+                    self._diverge(str(error))
+        if not at.finished:
+            self._finish()
         return at
 
     def _epoch(self) -> None:
-        at, began, saved = self.position, time.monotonic(), time.monotonic()
-        self.model.train()
-        label = f"epoch {at.epoch + 1}/{self.plan.epochs}"
-        left = self.batches.steps - at.batch
+        at = self.at
+        self._train_mode()
+        meter = Meter(self.device, *self.speed)
+        label = pick(
+            f"epoch {at.epoch + 1}/{self.config.epochs}",
+            f"第 {at.epoch + 1}/{self.config.epochs} 轮",
+        )
+        saved = time.monotonic()
         # Closed whatever happens: threads that still read ahead must not outlive the LMDB.
         with closing(self.batches.epoch(at.epoch + 1, at.batch)) as batches:
-            for batch in self.report.track(batches, label, self.total, start=at.step):
-                at.loss_sum += self._step(batch)
-                at.batch += 1
-                at.step += 1
-                due = time.monotonic() - saved > self.plan.save_seconds
-                if due and at.batch < self.batches.steps:
+            waited = meter.waiting(batches)
+            for batch in self.report.track(waited, label, self.total, start=at.step):
+                due = time.monotonic() - saved >= self.config.save_seconds
+                stop, save = self._step(batch, due, meter)
+                if stop or (save and at.batch < self.batches.steps):
                     self._save()
                     saved = time.monotonic()
-        at.seconds += time.monotonic() - began
-        loss = at.loss_sum / self.batches.steps
-        at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
-        rate = left / max(time.monotonic() - began, 1e-9)
-        self._end_epoch(loss=loss, steps_per_second=rate)
+                if stop:
+                    raise saving.stopped(at.step)
+        at.seconds += meter.seconds
+        row = means(at.sums, self.batches.steps) | meter.figures()
+        at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
+        self._end_epoch(row)
 
-    def _step(self, batch: Batch) -> float:
+    # --- a step --------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch, due: bool, meter: Meter) -> tuple[bool, bool]:
+        """One optimizer step; whether to stop after it, and whether to save."""
+        at, config = self.at, self.config
+        rate = rate_at(at.step, self.total, self.peak, config.warmup)
+        for each in self.optimizer.param_groups:
+            each["lr"] = rate * each["scale"]
+        self._drop_patches(at.step < (1 - config.unmasked) * self.total)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, hits = self._gradients(batch)
+        first = self.group.first
+        told = [loss, *hits, float(self.stop.asked), float(first and due)]
+        loss, pictures, texts, stop, save = self.group.total(told)
+        norm = self._sum_and_clip()
+        # With float16 an infinite gradient is usual now and then: the scaler skips that step.
+        if not math.isfinite(loss + (0.0 if self.scaler.is_enabled() else norm)):
+            raise Diverged(str(loss))
+        self._move()
+        size = len(batch.image_ids)
+        figures = {
+            "loss": loss,
+            "learning_rate": rate,
+            "in_batch_accuracy": (pictures + texts) / (2 * size),
+            "gradient_norm": norm if math.isfinite(norm) else 0.0,
+        }
+        for name, value in figures.items():
+            at.sums[name] = at.sums.get(name, 0.0) + value
+        at.batch += 1
+        at.step += 1
+        meter.samples += size
+        if at.step % TRACK_EVERY == 0:
+            self.tracker.metrics(figures | meter.figures(), step=at.step)
+        return stop > 0, save > 0
+
+    def _gradients(self, batch: Batch) -> tuple[float, tuple[int, int]]:
+        """Fill ``.grad`` with this process's part; its part of the loss, and its hits."""
         import torch
 
-        at, plan = self.position, self.plan
-        rate = rate_at(at.step, self.total, plan.learning_rate, plan.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        ignore = false_negatives(self._move(batch.image_ids), self._move(batch.text_ids))
-        with self.autocast():
-            image = self.model.encode_image(self._normalized(batch.pictures))
-            text = self.model.encode_text(self._move(batch.tokens))
-            image, text = (each / each.norm(dim=-1, keepdim=True) for each in (image, text))
-            loss = contrastive_loss(image, text, self.model.logit_scale.exp(), ignore)
-        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(self._parts(batch))
+        whole = len(parts) == 1
+        with nullcontext() if whole else torch.no_grad():
+            features = [self._encode(*part) for part in parts]
+        leaves = self._gather(features, len(batch.image_ids))
+        rows = self._rows(batch, leaves)
+        loss = self._loss(rows, batch)
         self.scaler.scale(loss).backward()
+        gradients = [each.grad for each in leaves if each.grad is not None]
+        self.group.add(gradients)
+        first = batch.own.start
+        for number, part in enumerate(parts):
+            live = features[number] if whole else self._encode(*part)
+            here = slice(first, first + len(live[0]))
+            first = here.stop
+            pairs = [
+                (feature, gradient[here])
+                for feature, gradient in zip(live, gradients, strict=True)
+                if feature.requires_grad
+            ]
+            if pairs:
+                torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        return float(loss.detach()), losses.hits(rows)
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Inputs, list[int]]]:
+        """The own share in chunks, each with what its random numbers are drawn from."""
+        own, inputs = batch.own.stop - batch.own.start, batch.inputs[0]
+        size = self.config.chunk or own
+        for first in range(0, own, max(1, size)):
+            here = slice(first, first + size)
+            key = [self.config.seed, self.at.step, batch.own.start + first]
+            yield Inputs(pictures=inputs.pictures[here], tokens=inputs.tokens[here]), key
+
+    def _encode(self, inputs: Inputs, key: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pictures, texts) [n, D] each, L2-normalised; what is random is drawn from ``key``."""
+        import torch
+
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        with self.autocast():
+            image = self.model.encode_image(self.feed.pictures(inputs.pictures))
+            text = self.model.encode_text(self.feed.move(inputs.tokens))
+        return unit(image), unit(text)
+
+    def _gather(self, features: list[Any], total: int) -> list[torch.Tensor]:
+        """Pictures and texts of all pairs [B, D], as leaves that gradients arrive at."""
+        import torch
+
+        leaves = []
+        for number in range(2):
+            own = [each[number].detach() for each in features]
+            mine = torch.cat(own) if own else torch.zeros((0, self.width), device=self.device)
+            leaves.append(self.group.gather(mine, total).requires_grad_(True))
+        return leaves
+
+    def _rows(self, batch: Batch, leaves: list[torch.Tensor]) -> losses.Rows:
+        size, own = len(batch.image_ids), batch.own.stop - batch.own.start
+        texts, pictures = (self.feed.cells(each, own, size) for each in batch.belongs)
+        return losses.Rows(
+            image=leaves[0], text=leaves[1], own=batch.own, belongs=(texts, pictures)
+        )
+
+    def _loss(self, rows: losses.Rows, batch: Batch) -> torch.Tensor:
+        config, scale = self.config, self.model.logit_scale.exp()
+        if config.loss == "sigmoid":
+            loss = losses.sigmoid_loss(rows, scale, self.logit_bias)
+        else:
+            loss = losses.softmax_loss(rows, scale, config.positives)
+        if self.teacher is None:
+            return loss
+        theirs = [
+            self.group.gather(each, len(batch.image_ids))
+            for each in self.teacher.encode(batch.inputs[1], config.chunk or len(batch.image_ids))
+        ]
+        taught = losses.Rows(image=theirs[0], text=theirs[1], own=rows.own, belongs=rows.belongs)
+        learned = losses.distillation_loss(rows, scale, taught, self.teacher.scale)
+        return (1 - config.distill) * loss + config.distill * learned
+
+    def _sum_and_clip(self) -> float:
+        """Gradients over all processes; their norm before it was clipped."""
+        import torch
+
+        self.group.add(self._used_gradients())
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip_norm)
+        return float(torch.nn.utils.clip_grad_norm_(self.moved, self.config.clip_norm))
+
+    def _used_gradients(self) -> list[torch.Tensor]:
+        """Gradients to sum: the same list in every process, also where one had no row."""
+        import torch
+
+        if self.group.size == 1:
+            return []
+        if self.used is None:
+            flags = self.group.total([float(each.grad is not None) for each in self.moved])
+            self.used = [each for each, flag in zip(self.moved, flags, strict=True) if flag]
+        for each in self.used:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        return [each.grad for each in self.used if each.grad is not None]
+
+    def _move(self) -> None:
+        import torch
+
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise QualityError(
-                f"the loss became {value} at step {at.step}; lower --learning-rate "
-                f"({plan.learning_rate}). The best weights so far are kept.",
-                f"第 {at.step} 步损失变为 {value}；请降低 --learning-rate({plan.learning_rate})。"
-                "目前最好的权重已保留。",
-            )
-        if at.step % 10 == 0:
-            self.tracker.metrics({"loss": value, "learning_rate": rate}, step=at.step)
-        return value
+        if self.average:
+            self.average.follow(self.model, self.at.step)
 
-    def _move(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        import torch
+    # --- between epochs ------------------------------------------------------------------------
 
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-    def _normalized(self, batch: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 [B, R, R, 3] -> float32 [B, 3, R, R]; normalised on the device."""
-        tensor: torch.Tensor = self._move(batch).permute(0, 3, 1, 2).float()
-        return (tensor - self._mean) / self._std
-
-    # --- validation ----------------------------------------------------------------------------
-
-    def _end_epoch(self, loss: float | None, steps_per_second: float = 0.0) -> None:
+    def _end_epoch(self, figures: dict[str, float]) -> None:
         """Score valid, keep the best, save; told only once it is safe on disk."""
-        at = self.position
-        row: dict[str, float] = {"epoch": at.epoch, "step": at.step}
-        if loss is not None:
-            rate = rate_at(
-                max(0, at.step - 1), self.total, self.plan.learning_rate, self.plan.warmup
-            )
-            row |= {"loss": loss, "learning_rate": rate, "steps_per_second": steps_per_second}
-        metrics = score_split(self.model, self.valid, self._encode) if self.valid else {}
-        recall = metrics.get("mean_recall", float(at.epoch))  # no valid split: the last epoch
-        row |= {"recall": metrics["mean_recall"]} if metrics else {}
+        at = self.at
+        metrics = self._recall()
+        row = {"epoch": at.epoch, "step": at.step, **figures}
+        row |= {name: metrics[key] for name, key in COLUMNS.items() if key in metrics}
         at.history.append(row)
-        # Of equals the later one: a small split is soon found whole, and training goes on to help.
-        if recall >= at.best_recall:
-            at.best_recall, at.best_epoch = recall, at.epoch
-            self._save_best()
-        tracked = {f"valid/{name}": value for name, value in metrics.items()}
-        self.tracker.metrics(tracked | ({"epoch_loss": loss} if loss is not None else {}), at.step)
+        if self._better(metrics):
+            at.best_epoch, at.best_share = at.epoch, 1.0
+            at.best_recall, at.best_mrr = metrics.get("mean_recall", -1.0), reciprocal(metrics)
+            self._save_best(f"best-{at.epoch}.pt")
+        at.over = self._ending()
         self._save()
+        tracked = {f"valid/{name}": value for name, value in metrics.items()}
+        self.tracker.metrics(tracked | {f"epoch/{k}": v for k, v in figures.items()}, at.step)
         self.report.emit("epoch", **row)
         self.report.note(describe(row))
 
-    def _encode(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        return self._encode_pictures, self._encode_texts
+    def _better(self, metrics: dict[str, float]) -> bool:
+        """Are the weights of now the best? Without a valid split the last ones are.
 
-    def _encode_pictures(self, data: list[bytes]) -> npt.NDArray[np.float32]:
-        arrays = [self.processor.pixels(each) for each in data]
-        return self._features(self.model.encode_image, self._normalized(np.stack(arrays)))
+        Recall decides, then the reciprocal rank, which tells more where a small split is soon
+        found whole. Of equals the later: training goes on to help; but not against a start that is
+        worth something.
+        """
+        at = self.at
+        if not at.best or not metrics:
+            return True
+        found = metrics["mean_recall"], reciprocal(metrics)
+        best = at.best_recall, at.best_mrr
+        return found > best or (found == best and (self.scratch or at.best_epoch > 0))
 
-    def _encode_texts(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        tokens = self._move(self.processor.tokens(texts))
-        return self._features(self.model.encode_text, tokens)
+    def _ending(self) -> str:
+        """Why the training is over, if it is."""
+        at, patience = self.at, self.config.patience
+        if at.epoch >= self.config.epochs:
+            return "epochs"
+        if self.valid and patience and at.epoch - at.best_epoch >= patience:
+            self.report.tell(
+                pick(
+                    f"no better recall on valid in {patience} epochs: stopped after epoch "
+                    f"{at.epoch}",
+                    f"验证集召回率连续 {patience} 轮没有提高：在第 {at.epoch} 轮之后停止",
+                )
+            )
+            return "patience"
+        return ""
 
-    def _features(self, encode: Callable[..., Any], batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    def _diverge(self, value: str) -> None:
+        at = self.at
+        if self.scratch and not at.best_epoch:
+            raise QualityError(
+                f"the loss became {value} at step {at.step + 1}, before anything was learned; "
+                f"train with a --learning-rate below {self.peak:g}.",
+                f"第 {at.step + 1} 步损失变为 {value}，尚未学到任何东西；"
+                f"请使用低于 {self.peak:g} 的 --learning-rate。",
+            )
+        self.report.tell(
+            pick(
+                f"the loss became {value} at step {at.step + 1}: the training ends here, with the "
+                f"best weights so far, of epoch {at.best_epoch}. Try a --learning-rate below "
+                f"{self.peak:g}.",
+                f"第 {at.step + 1} 步损失变为 {value}：训练到此为止，采用目前最好的权重"
+                f"(第 {at.best_epoch} 轮)。请尝试低于 {self.peak:g} 的 --learning-rate。",
+            )
+        )
+        step = at.step
+        self._restore()  # the last weights that are numbers
+        at.over, at.diverged_at = "diverged", step + 1
+
+    def _finish(self) -> None:
+        """The last weights, and the best average of start and best weights, if it finds more."""
+        at = self.at
+        if self.group.first:
+            saving.save(self.work / LATEST, layers.plain_state(self.model.state_dict()))
+        if self.averaging and at.best_epoch:
+            self._interpolate()
+        at.finished = True
+        if self.group.first:
+            saving.save_position(self.work, at)
+
+    def _interpolate(self) -> None:
         import torch
 
-        with torch.no_grad(), self.autocast():
-            features = encode(batch).float()
-        return normalized(features.cpu().numpy())
+        at = self.at
+        read = saving.weights(self.work / at.best) if self.group.first else None
+        trained = self.group.told(read)
+        layers.merge(self.model)
+        for share in SHARES:
+            mixed = {
+                name: torch.lerp(self.start[name], each.cpu(), share)
+                if each.is_floating_point()
+                else each
+                for name, each in trained.items()
+            }
+            self.model.load_state_dict(mixed)
+            with self._evaluated():
+                metrics = self.valid.score(self._pictures, self._texts) if self.valid else {}
+            at.tried.append({"share": share, "recall": metrics["mean_recall"]})
+            if (metrics["mean_recall"], reciprocal(metrics)) > (at.best_recall, at.best_mrr):
+                at.best_recall, at.best_mrr = metrics["mean_recall"], reciprocal(metrics)
+                at.best_share = share
+                at.best = f"best-{at.best_epoch}-{share}.pt"
+                if self.group.first:
+                    saving.save(self.work / at.best, mixed)
+        if at.best_share < 1:
+            self.report.tell(
+                pick(
+                    f"{at.best_share:.0%} of the trained and {1 - at.best_share:.0%} of the "
+                    "starting weights find more on valid than either",
+                    f"训练后权重占 {at.best_share:.0%}、起始权重占 {1 - at.best_share:.0%} 的插值"
+                    "在验证集上优于两者",
+                )
+            )
+
+    # --- validation ----------------------------------------------------------------------------
+
+    def _recall(self) -> dict[str, float]:
+        """Of the weights that would come out: their moving average, if there is one."""
+        if self.valid is None:
+            return {}
+        try:
+            with self._averaged(), self._evaluated():
+                return self.valid.score(self._pictures, self._texts)
+        except QualityError as error:  # embeddings that are no numbers
+            if self.at.step == 0:
+                raise
+            raise Diverged("nan") from error
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with self.average.swapped(self.model) if self.average else nullcontext():
+            yield
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """No gradients, no dropout, every patch, float32: as it will be served."""
+        import torch
+
+        self._drop_patches(False)
+        self.model.eval()
+        with torch.no_grad():
+            yield
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if not self.scratch:
+            layers.keep_statistics(self.model)
+
+    def _drop_patches(self, wanted: bool) -> None:
+        wanted = wanted and self.config.patch_dropout > 0
+        if wanted != self._dropping:
+            layers.drop_patches(self.model, self.config.patch_dropout if wanted else 0.0)
+            self._dropping = wanted
+
+    def _pictures(self, files: list[bytes]) -> Features:
+        features = unit(self.model.encode_image(self.feed.pictures(self.feed.decoded(files))))
+        return np.asarray(features.cpu().numpy(), np.float32)
+
+    def _texts(self, texts: list[str]) -> Features:
+        tokens = self.feed.processor.tokens(texts)
+        features = unit(self.model.encode_text(self.feed.move(tokens)))
+        return np.asarray(features.cpu().numpy(), np.float32)
 
     # --- state ---------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        import torch
-
+        if not self.group.first:
+            return
         state = {
             "format": FORMAT,
             "model": self.model.state_dict(),
+            "bias": self.bias.detach(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "position": vars(self.position),
-            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "average": dict(self.average.state()) if self.average else {},
         }
-        save_atomic(self.work / "state.pt", state, torch.save)
+        saving.save_state(self.work, state, self.at)
 
-    def _save_best(self) -> None:
-        import torch
-
-        save_atomic(self.work / "best.pt", self.model.state_dict(), torch.save)
+    def _save_best(self, name: str) -> None:
+        self.at.best = name
+        if self.group.first:
+            with self._averaged():
+                state = self.model.state_dict()
+                saving.save(self.work / name, layers.plain_state(state))
 
     def _restore(self) -> bool:
         import torch
 
-        path = self.work / "state.pt"
-        if not path.exists():
-            torch.manual_seed(self.plan.seed)
+        state = self.group.told(saving.read_state(self.work) if self.group.first else None)
+        if state is None:
             return False
-        state = read_pt(path)
-        if state.get("format") != FORMAT:
-            raise FormatError(
-                f"{path} is of another version; remove {self.work}.",
-                f"{path} 属于其他版本，请删除 {self.work}。",
-            )
         self.model.load_state_dict(state["model"])
+        with torch.no_grad():
+            self.bias.copy_(state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
-        vars(self.position).update(state["position"])
+        if self.average:
+            self.average.load(state["average"])
+        vars(self.at).update(state["position"])
         return True
 
-    def load_best(self) -> None:
-        """Put the best weights so far into the model."""
-        if (self.work / "best.pt").exists():
-            self.model.load_state_dict(read_pt(self.work / "best.pt"))
+    def _note(self, en: str, zh: str) -> None:
+        self.report.note(pick(en, zh))
 
 
-def describe(row: Mapping[str, float]) -> str:
+COLUMNS = {
+    "recall": "mean_recall",
+    "text_to_image_recall": "text_to_image/mean_recall",
+    "image_to_text_recall": "image_to_text/mean_recall",
+}
+"""Columns of the history, and what they are called in a summary of recall."""
+
+
+def reciprocal(metrics: dict[str, float]) -> float:
+    """Mean reciprocal rank over both directions; -1 where nothing was scored."""
+    if not metrics:
+        return -1.0
+    return (metrics["text_to_image/mrr"] + metrics["image_to_text/mrr"]) / 2
+
+
+def describe(row: dict[str, float]) -> str:
     """One row of the history, for a person."""
     parts = [pick(f"epoch {row['epoch']:.0f}", f"第 {row['epoch']:.0f} 轮")]
     if "loss" in row:
@@ -283,53 +572,7 @@ def describe(row: Mapping[str, float]) -> str:
         parts.append(
             pick(f"valid mean recall {row['recall']:.3f}", f"验证集平均召回率 {row['recall']:.3f}")
         )
+    if "samples_per_second" in row:
+        rate = f"{row['samples_per_second']:,.1f}"
+        parts.append(pick(f"{rate} samples/s", f"每秒 {rate} 对"))
     return " · ".join(parts)
-
-
-def score_split(model: Any, split: Path, encoders: Callable[[], Any]) -> dict[str, float]:
-    """Recall of a model over a whole split, both ways (see ``retrieval.summarize``)."""
-    model.eval()
-    encode_pictures, encode_texts = encoders()
-    with PairsLmdb(split) as lmdb:
-        task = Retrieval.of(lmdb.pairs())
-        image = np.concatenate(
-            [encode_pictures([lmdb.picture(i) for i in ids]) for ids in batched(task.image_ids, 64)]
-        )
-    text = np.concatenate([encode_texts(texts) for texts in batched(task.texts, 256)])
-    to_image = retrieval.rank(text, image, task.pictures_of_text)
-    to_text = retrieval.rank(image, text, task.texts_of_picture)
-    return retrieval.summarize(to_image, to_text)
-
-
-def normalized(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows of ``features`` [N, D] with length 1."""
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(length, 1e-12), np.float32)
-
-
-def pick_device() -> torch.device:
-    """The first GPU, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision_of(name: str, device: torch.device) -> tuple[Callable[[], Any], Any]:
-    """(autocast context maker, gradient scaler) for auto, bf16, fp16 or fp32.
-
-    auto is bfloat16 on a GPU that has it, float16 with a scaler on one that has not, and float32
-    on the CPU.
-    """
-    import torch
-
-    if name == "auto":
-        if device.type == "cpu":
-            name = "fp32"
-        else:
-            name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-    scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
-    return (
-        lambda: torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
-        scaler,
-    )

@@ -1,0 +1,135 @@
+"""Several processes on one machine: the same training as one, and what happens when one ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from wentu.clip import checkpoint
+from wentu.errors import InputError, WentuError
+from wentu.progress import Reporter
+from wentu.tracking import Tracker
+from wentu.training import saving
+from wentu.training.config import Config
+from wentu.training.job import Job, launch, refuse_no_numbers
+
+USUAL: dict[str, Any] = {"batch_size": 9, "learning_rate": 1e-3, "augment": "crop"}
+
+
+def job(built: Any, work: Path, **changed: Any) -> Job:
+    work.mkdir(exist_ok=True)
+    config = Config(**USUAL | changed)
+    return Job(lmdb=built.lmdb, model="tiny", work=work, config=config)
+
+
+def train(built: Any, work: Path, **changed: Any) -> saving.Position:
+    launch(job(built, work, **changed), Reporter(), Tracker())
+    return saving.position(work)
+
+
+def apart(one: float, other: float) -> float:
+    return abs(one - other) / abs(one)
+
+
+@pytest.mark.parametrize(
+    ("changed", "steps"),
+    [
+        ({"epochs": 20, "batch_size": 28, "patience": 0}, 20),
+        ({"epochs": 3, "chunk": 2, "loss": "sigmoid"}, 12),
+    ],
+    ids=["20 steps", "chunks and sigmoid"],
+)
+def test_two_processes_have_the_losses_of_one(
+    built: Any, tmp_path: Path, changed: dict[str, Any], steps: int
+) -> None:
+    """28 pairs: a step an epoch; or four, of which the last has a single pair for both."""
+    one = train(built, tmp_path / "one", nproc=1, **changed)
+    two = train(built, tmp_path / "two", nproc=2, **changed)
+    assert one.step == two.step == steps
+    for ours, theirs in zip(one.history, two.history, strict=True):
+        assert ours["step"] == theirs["step"]
+        if "loss" in ours:
+            assert apart(ours["loss"], theirs["loss"]) <= 1e-5
+            assert apart(ours["gradient_norm"], theirs["gradient_norm"]) <= 1e-4
+            assert ours["in_batch_accuracy"] == pytest.approx(theirs["in_batch_accuracy"])
+    losses = [row["loss"] for row in two.history[1:]]
+    assert losses[-1] < losses[0]
+
+
+def test_what_a_worker_says_is_what_is_said(built: Any, tmp_path: Path) -> None:
+    with pytest.raises(WentuError, match="--teacher tiny: it has no weights to learn from") as said:
+        train(built, tmp_path, nproc=2, teacher="tiny")
+    assert said.value.exit_code == InputError.exit_code
+
+
+def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_path: Path) -> None:
+    """And its fellow does not wait for it for ever."""
+    script = (
+        "import sys; from pathlib import Path; from wentu.training.job import Job, launch\n"
+        "from wentu.progress import Reporter; from wentu.tracking import Tracker\n"
+        "launch(Job.read(Path(sys.argv[1])), Reporter(), Tracker())\n"
+    )
+    plan = job(built, tmp_path, nproc=2, epochs=1000, patience=0, save_seconds=0.0)
+    plan.write(tmp_path / "plan.json")
+    words = [sys.executable, "-c", script, str(tmp_path / "plan.json")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while saving.position(tmp_path).step < 5:
+            time.sleep(0.2)
+        os.kill(workers(tmp_path)[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode
+    assert "a training process ended without a word" in errors
+    assert not workers(tmp_path)
+    assert saving.position(tmp_path).step >= 5
+
+
+def workers(work: Path) -> list[int]:
+    """Process ids of the workers of a job, in the order of their start."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if str(work / "job.json") in words and "torch.distributed.run" not in words:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_a_job_is_the_same_after_its_journey(built: Any, tmp_path: Path) -> None:
+    before = job(built, tmp_path, epochs=7, teacher="x y")
+    before.write(tmp_path / "a.json")
+    assert Job.read(tmp_path / "a.json") == before
+    assert "teacher" in json.loads((tmp_path / "a.json").read_text())["config"]
+
+
+def test_a_start_without_numbers_is_refused(tmp_path: Path) -> None:
+    model = checkpoint.start("tiny").model()
+    with torch.no_grad():
+        model.text_projection[0, 0] = float("inf")
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"a\.pt: its weights hold NaN or infinity \(text_proj"):
+        refuse_no_numbers(checkpoint.load(tmp_path / "a.pt"), "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"device": "npu"}, "--device npu: torch finds no such device here, only cpu; a card of"),
+        ({"plugin": "torch_nothing"}, "--plugin torch_nothing: it cannot be imported"),
+    ],
+)
+def test_devices_that_are_not_there_are_named(
+    built: Any, tmp_path: Path, changed: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        train(built, tmp_path, **changed)

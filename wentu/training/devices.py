@@ -1,0 +1,128 @@
+"""What is trained on: any device that torch knows or a plug-in brings; none is named but the CPU.
+
+Everything device-specific goes through ``torch.accelerator`` and ``torch.get_device_module``, so
+that a card with a torch plug-in (npu, xpu, sdaa, …) works as CUDA does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from wentu.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(name: str = "auto", plugin: str = "", index: int = 0) -> torch.device:
+    """The device to train on.
+
+    Args:
+        name: ``auto`` or a device type of torch's.
+        plugin: a package to import first, which makes its device known to torch.
+        index: which of several, as torchrun's LOCAL_RANK.
+
+    Raises InputError where it is not there.
+    """
+    import torch
+
+    if plugin:
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            raise InputError(
+                f"--plugin {plugin}: it cannot be imported ({error}); install it first.",
+                f"--plugin {plugin}：无法导入({error})；请先安装。",
+            ) from None
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = found.type if found else "cpu"
+    if name == "auto":
+        name = here
+    if name not in ("cpu", here):
+        raise InputError(
+            f"--device {name}: torch finds no such device here, only {here}; a card of another "
+            "maker needs its package named with --plugin.",
+            f"--device {name}：torch 在本机找不到该设备，只有 {here}；"
+            "其他厂商的卡需用 --plugin 指定其软件包。",
+        )
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.accelerator.device_count()
+    if index >= count:
+        raise InputError(
+            f"--nproc: process {index + 1} has no device of its own; this machine has {count}.",
+            f"--nproc：第 {index + 1} 个进程没有可用设备；本机共有 {count} 个。",
+        )
+    torch.accelerator.set_device_index(index)
+    return torch.device(name, index)
+
+
+def processes(name: str = "auto", plugin: str = "") -> int:
+    """How many processes use this machine well: one for each accelerator, one on the CPU."""
+    import torch
+
+    if pick_device(name, plugin).type == "cpu":
+        return 1
+    return torch.accelerator.device_count()
+
+
+def precision_of(name: str, device: torch.device) -> tuple[str, Callable[[], Any], Any]:
+    """(its name, maker of autocast contexts, gradient scaler) for auto, bf16, fp16 or fp32."""
+    import torch
+
+    if name == "auto":
+        if device.type == "cpu":
+            name = "fp32"
+        else:
+            has = getattr(torch.get_device_module(device), "is_bf16_supported", lambda: False)
+            name = "bf16" if has() else "fp16"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type != "cpu")
+    return (
+        name,
+        lambda: torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+        scaler,
+    )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was in use, on the device, or by this process on the CPU."""
+    import torch
+
+    if device.type == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB on Linux
+    measure = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    return int(measure(device)) if measure else 0
+
+
+PEAK_RATES = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40": 181e12,
+    "L20": 119.5e12,
+    "A10": 125e12,
+    "4090": 165e12,
+    "3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+"""Operations per second of dense bf16 (fp16 for V100, T4) products by name of the card; from the
+makers' data sheets. H100 is the SXM form."""
+
+
+def peak_rate_of(device: torch.device, precision: str) -> float:
+    """Operations per second that the device could do at most; 0 where that is not known."""
+    import torch
+
+    if device.type == "cpu" or precision == "fp32":
+        return 0.0
+    name = str(getattr(torch.get_device_module(device), "get_device_name", lambda _: "")(device))
+    return next((rate for key, rate in PEAK_RATES.items() if key in name), 0.0)
