@@ -86,7 +86,8 @@ class Lines(Reporter):
             return
         self._last, self._label = moment, label
         left = (total - done) / rate if rate else 0.0
-        text = f"{self._stage}: {label} {done:,}/{total:,}  {rate:,.{0 if rate >= 10 else 1}f}/s  {clock(left)}"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        text = f"{self._stage}: {label} {done:,}/{total:,}  {speed}/s  {clock(left)}"
         if self._live:
             self._stream.write(f"\r\x1b[K{text}")
             self._open = True

@@ -269,8 +269,9 @@ def paired_bootstrap(
 
     Paired percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
     chapter 13. Expanded percentiles: Hesterberg, "What Teachers Should Know About the Bootstrap",
-    The American Statistician 69(4), 2015, section 5.3. Drawing whole clusters: Cameron, Gelbach and Miller, "Bootstrap-based improvements
-    for inference with clustered errors", Review of Economics and Statistics 90(3), 2008.
+    The American Statistician 69(4), 2015, section 5.3. Drawing whole clusters: Cameron, Gelbach
+    and Miller, "Bootstrap-based improvements for inference with clustered errors", Review of
+    Economics and Statistics 90(3), 2008.
 
     Fewer than ``FEWEST_CLUSTERS`` prove nothing, however they agree: the interval is then -1..1,
     the probability 0.5.

@@ -200,7 +200,7 @@ def cautions(bundle: Path, task: Task) -> list[str]:
     if history and not any("recall" in row for row in history):
         found.append(
             pick(
-                "there was no valid split: the last epoch was taken, whether it was the best or not",
+                "there was no valid split: the last epoch was taken, be it the best or not",
                 "没有验证集：直接采用最后一轮，无法判断它是否最好",
             )
         )
