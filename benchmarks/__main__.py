@@ -1,4 +1,4 @@
-"""``python -m benchmarks [pack] [embed] [query] [topk] [--quick]``: all of them by default."""
+"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [--quick]``: all by default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU is what is compared, also beside a GPU
 
-from benchmarks import embedding, packing, query, topk
+from benchmarks import embedding, packing, query, topk, train
 from benchmarks.side_by_side import machine
 
 MEASURES = {
@@ -20,6 +20,7 @@ MEASURES = {
     "embed": embedding.measure,
     "query": query.measure,
     "topk": topk.measure,
+    "train": train.measure,
 }
 
 

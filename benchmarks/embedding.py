@@ -56,7 +56,9 @@ def make(folder: Path, *, quick: bool) -> Made:
             catalog=data, tsv=data, out=folder / "embed-lmdb", config=pack_lmdb.Config()
         )
         drawn = checkpoint.Checkpoint(architecture=arch)
-        checkpoint.save(made.checkpoint, drawn.model(), drawn, epoch=0, step=0, info={})
+        checkpoint.save(
+            made.checkpoint, drawn.model().state_dict(), drawn, epoch=0, step=0, info={}
+        )
         export_onnx.export_onnx(
             catalog=data,
             pictures=str(data / "pictures"),

@@ -363,7 +363,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             super().__init__(path)
             opened.append(self)
 
-    monkeypatch.setattr("wentu.stage.EventFile", Closed)
+    monkeypatch.setattr("wentu.progress.EventFile", Closed)
     monkeypatch.setattr(parameters, "complete", shortened)
     monkeypatch.setattr(subprocess_task_handler, "run_local_subprocess", Stages())
     monkeypatch.setattr("wentu.stage.join_run", lambda run, stage: None)

@@ -26,7 +26,8 @@ from wentu.report import (
     Table,
     chinese_font,
     contact_sheet,
-    plot_curves,
+    plot_loss,
+    plot_recall,
     plot_recall_bars,
     plots,
     style,
@@ -155,18 +156,26 @@ def test_without_the_package_a_font_of_the_system_is_used(
 )
 def test_curves_are_drawn(language: str, history: list[dict[str, float]], tmp_path: Path) -> None:
     set_language("zh" if language == "zh" else "en")
-    path = tmp_path / "new" / "curves.png"
-    plot_curves(history, path)
-    assert near((0x2F, 0x6F, 0xB5), path) == any("recall" in row for row in history)
-    assert near((0xD9, 0x62, 0x2B), path) == any("loss" in row for row in history)
-    assert [file.name for file in path.parent.iterdir()] == ["curves.png"]
+    loss, recall = tmp_path / "new" / "loss.png", tmp_path / "new" / "recall.png"
+    plot_loss(history, loss)
+    plot_recall(history, recall)
+    assert near((0x2F, 0x6F, 0xB5), recall) == any("recall" in row for row in history)
+    assert near((0xD9, 0x62, 0x2B), loss) == any("loss" in row for row in history)
+    assert sorted(loss.parent.iterdir()) == [loss, recall]
+
+
+def test_in_batch_accuracy_is_drawn_beside_recall(tmp_path: Path) -> None:
+    plain, both = tmp_path / "plain.png", tmp_path / "both.png"
+    plot_recall(HISTORY, plain)
+    plot_recall([row | {"in_batch_accuracy": 0.9} for row in HISTORY], both)
+    assert plain.read_bytes() != both.read_bytes()
 
 
 def test_the_language_changes_the_labels_and_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     drawn = []
     for language in ("en", "zh", "zh"):
         set_language("zh" if language == "zh" else "en")
-        plot_curves(HISTORY, tmp_path / "curves.png")
+        plot_recall(HISTORY, tmp_path / "curves.png")
         drawn.append((tmp_path / "curves.png").read_bytes())
     assert drawn[0] != drawn[1]
     assert drawn[1] == drawn[2]
@@ -193,8 +202,8 @@ def test_bars_at_the_ends_of_the_scale(
 
 def test_plots_leave_pyplot_alone(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from wentu.report import plot_curves;"
-        f"plot_curves([{{'epoch': 0, 'recall': 0.5}}], pathlib.Path({str(tmp_path)!r}, 'a.png'));"
+        "import sys, pathlib; from wentu.report import plot_recall;"
+        f"plot_recall([{{'epoch': 0, 'recall': 0.5}}], pathlib.Path({str(tmp_path)!r}, 'a.png'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert run(code).returncode == 0

@@ -44,7 +44,13 @@ def result_of(built: Any) -> dict[str, Any]:
 
 def test_figures_plots_and_the_report_are_written(built: Any) -> None:
     names = {path.name for path in built.evaluation.iterdir()}
-    assert names >= {"evaluation.json", "report.html", "recall.png", "curves.png", "manifest.json"}
+    assert names >= {
+        "evaluation.json",
+        "report.html",
+        "recall.png",
+        "epoch_loss.png",
+        "manifest.json",
+    }
     page = (built.evaluation / "report.html").read_text("utf-8")
     assert page.count("data:image/png;base64") == 2
     assert "://" not in page

@@ -48,12 +48,13 @@ def test_checkpoints_history_and_curves_are_written(built: Any) -> None:
         "epoch_best.pt",
         "epoch_latest.pt",
         "history.json",
-        "curves.png",
+        "epoch_loss.png",
+        "epoch_recall.png",
         "manifest.json",
     }
     history = json.loads((built.checkpoint / "history.json").read_text())
     assert [row["epoch"] for row in history] == [0, 1]
-    assert (built.checkpoint / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (built.checkpoint / "epoch_recall.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_manifest_says_what_it_came_from_and_how_it_went(built: Any) -> None:

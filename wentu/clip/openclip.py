@@ -255,3 +255,11 @@ def tokenizer_of(config: Mapping[str, Any], tokenizer_json: str) -> TextTokenize
         **config.get("tokenizer", {}),
     }
     return tokenizer_from(tokenizer_json, settings)
+
+
+def set_patch_dropout(visual: Any, share: float) -> None:
+    """Let a vision tower of open_clip leave out a share of its patches in training."""
+    from open_clip.transformer import PatchDropout
+
+    if share or isinstance(visual.patch_dropout, PatchDropout):
+        visual.patch_dropout = PatchDropout(share)

@@ -20,25 +20,41 @@ BARS = {"start": "#c3ccd6", "champion": "#7c93ad", "candidate": BLUE}
 OTHER_BARS = (ORANGE, "#3d8f6f", "#8a63b0", "#b08a2e", "#3a9db1", "#b9527a")
 
 
-def plot_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Write a PNG of the training: loss by epoch, and recall on valid with its best epoch marked.
+def plot_loss(history: list[dict[str, float]], path: Path) -> None:
+    """Write a PNG of the training loss by epoch.
 
-    Each row of ``history`` has ``epoch`` and, where known, ``loss`` and ``recall`` (mean recall
-    on valid, 0..1); epoch 0 is the model before training, which has a recall and no loss. Values
-    that are absent or not finite are left out.
+    Each row of ``history`` has ``epoch`` and, where known, ``loss``; values that are absent or not
+    finite are left out.
     """
-    figure = _figure(10, 3.9)
-    left, right = figure.subplots(1, 2)
-    epoch = pick("epoch", "轮次")
-    _style(left, pick("Training loss", "训练损失"), epoch)
-    _style(right, pick("Mean recall on valid", "验证集平均召回率"), epoch)
-    _draw_loss(left, *_points(history, "loss"))
-    _draw_recall(right, *_points(history, "recall"))
+    figure = _figure(6, 3.9)
+    axes = figure.subplots()
+    _style(axes, pick("Training loss", "训练损失"), pick("epoch", "轮次"))
+    _draw_loss(axes, *_points(history, "loss"))
+    _frame(axes, history)
+    _save(figure, path)
+
+
+def plot_recall(history: list[dict[str, float]], path: Path) -> None:
+    """Write a PNG of the recall on valid by epoch, the best epoch marked, in-batch accuracy beside.
+
+    Each row of ``history`` has ``epoch`` and, where known, ``recall`` (mean recall on valid, 0..1)
+    and ``in_batch_accuracy``; epoch 0 is the model before training, which has no accuracy.
+    """
+    figure = _figure(6, 3.9)
+    axes = figure.subplots()
+    _style(axes, pick("Mean recall on valid", "验证集平均召回率"), pick("epoch", "轮次"))
+    recall, accuracy = _points(history, "recall"), _points(history, "in_batch_accuracy")
+    _draw_accuracy(axes, *accuracy)
+    _draw_recall(axes, *recall, others=accuracy[1])
+    _frame(axes, history)
+    _save(figure, path)
+
+
+def _frame(axes: Axes, history: list[dict[str, float]]) -> None:
+    """Both plots of a training span the same epochs."""
     epochs = [row["epoch"] for row in history] or [0.0]
     margin = 0.04 * (max(epochs) - min(epochs)) or 0.5
-    for axes in (left, right):
-        axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
-    _save(figure, path)
+    axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
 
 
 def plot_recall_bars(results: dict[str, dict[str, float]], path: Path) -> None:
@@ -159,15 +175,34 @@ def _draw_loss(axes: Axes, epochs: list[float], values: list[float]) -> None:
         axes.set_ylim(min(0.0, *values), 1.12 * max(values) if max(values) > 0 else 1.0)
 
 
-def _draw_recall(axes: Axes, epochs: list[float], values: list[float]) -> None:
+def _draw_accuracy(axes: Axes, epochs: list[float], values: list[float]) -> None:
+    """What other tools log: right within its batch. Easy in a small one, so it stands back."""
+    if not values:
+        return
+    axes.plot(epochs, values, color=LINE, linewidth=1.6, zorder=1.6)
+    axes.annotate(
+        pick("right within its batch", "批内准确率"),
+        (epochs[-1], values[-1]),
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        family=_family(),
+        fontsize=9,
+        color=QUIET,
+    )
+
+
+def _draw_recall(axes: Axes, epochs: list[float], values: list[float], others: list[float]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     _line(axes, epochs, values, BLUE)
     if not values:
         return
-    low, high = min(values), max(values)
-    room = max(high - low, 0.04)
-    axes.set_ylim(max(0.0, low - 0.2 * room), high + 0.25 * room)
+    high = max(values)
+    spread = [*values, *others]
+    room = max(max(spread) - min(spread), 0.04)
+    axes.set_ylim(max(0.0, min(spread) - 0.2 * room), max(spread) + 0.25 * room)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if room > 0.06 else 1))
     if epochs[0] == 0 and len(values) > 1:
         _mark_start(axes, epochs[-1], values)

@@ -410,9 +410,14 @@ def write_report(
         sections.append(report.Picture(png=out / "recall.png", text=heading, heading=heading))
         sections.append(metrics_table({name: each.metrics for name, each in scored.items()}))
     if history:
-        report.plot_curves(history, out / "curves.png")
-        heading = pick("Training", "训练过程")
-        sections.append(report.Picture(png=out / "curves.png", text=heading, heading=heading))
+        report.plot_loss(history, out / "epoch_loss.png")
+        report.plot_recall(history, out / "epoch_recall.png")
+        for name, heading in (
+            ("epoch_loss", pick("Training", "训练过程")),
+            ("epoch_recall", pick("Recall while training", "训练中的召回率")),
+        ):
+            png = out / f"{name}.png"
+            sections.append(report.Picture(png=png, text=heading, heading=heading))
     if scored:
         sections.append(worst_queries(scored["candidate"], task, lmdb))
     report.write_html(out / "report.html", pick("Evaluation", "模型评估"), sections)

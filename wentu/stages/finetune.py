@@ -92,8 +92,10 @@ def write_outputs(out: Path, job: Job, work: Path, inputs: dict[str, str], stage
     }
     write_checkpoints(out, work, at, start, info)
     write_json(out / "history.json", at.history)
-    report.plot_curves(at.history, out / "curves.png")
-    stage.tracker.artifact(out / "curves.png")
+    report.plot_loss(at.history, out / "epoch_loss.png")
+    report.plot_recall(at.history, out / "epoch_recall.png")
+    for name in ("epoch_loss.png", "epoch_recall.png"):
+        stage.tracker.artifact(out / name)
     stage.counts |= summary(at, read_manifest(job.lmdb).counts)
 
 

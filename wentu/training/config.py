@@ -124,8 +124,9 @@ class Config(StageConfig):
     )
     patience: int = option(
         5,
-        "Stop after so many epochs without a better recall on the valid split; 0: never.",
-        "验证集召回率连续这么多轮没有提高时停止；0：不提前停止。",
+        "Stop after so many epochs without a better recall on the valid split; 0: never, as from "
+        "random weights.",
+        "验证集召回率连续这么多轮没有提高时停止；0：不提前停止；随机权重训练时从不提前停止。",
     )
     teacher: str = option(
         "",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from wentu.clip import openclip
 from wentu.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,10 +118,7 @@ def _patches(model: Any, share: float) -> bool:
             model.__dict__.pop("encode_image", None)
         return True
     if hasattr(visual, "patch_dropout") and hasattr(visual, "conv1"):
-        from open_clip.transformer import PatchDropout
-
-        if share or isinstance(visual.patch_dropout, PatchDropout):
-            visual.patch_dropout = PatchDropout(share)
+        openclip.set_patch_dropout(visual, share)
         return True
     return not share
 

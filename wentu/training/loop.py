@@ -379,7 +379,9 @@ class Trainer:
         at, patience = self.at, self.config.patience
         if at.epoch >= self.config.epochs:
             return "epochs"
-        if self.valid and patience and at.epoch - at.best_epoch >= patience:
+        # What begins at chance stays there for a while before it learns.
+        waits = self.valid is not None and patience > 0 and not self.scratch
+        if waits and at.epoch - at.best_epoch >= patience:
             self.report.tell(
                 pick(
                     f"no better recall on valid in {patience} epochs: stopped after epoch "
