@@ -123,7 +123,8 @@ class Trainer:
         layers.freeze(self.model, config.freeze)
         if config.lora:
             layers.add_lora(self.model, config.lora, config.seed)
-        layers.fuse_attention(self.model)
+        if self.device.type != "cpu":  # there its kernel is slower on short texts, by a tenth
+            layers.fuse_attention(self.model)
         if config.checkpointing:
             layers.checkpoint_layers(self.model)
         layers.drop_patches(self.model, config.patch_dropout)
