@@ -235,7 +235,7 @@ def test_decoding_runs_a_bounded_way_ahead(root: Path, monkeypatch: pytest.Monke
 
 
 def test_facts_go_with_the_catalog_into_its_segments(built_converted: Any) -> None:
-    expected = {"convert": "tw2sp", "split": "open"}
+    expected = {"convert": "tw2sp", "split": "open", "context_length": "0"}
     run = built_converted
     for folder in (run.catalog, run.lmdb, run.index / "segment"):
         assert formats.facts(folder / "catalog.sqlite") == expected

@@ -52,7 +52,7 @@ def test_figures_plots_and_the_report_are_written(built: Any) -> None:
         "manifest.json",
     }
     page = (built.evaluation / "report.html").read_text("utf-8")
-    assert page.count("data:image/png;base64") == 2
+    assert page.count("data:image/png;base64") == 3
     assert "://" not in page
     manifest = read_manifest(built.evaluation, "evaluate")
     assert manifest.inputs["candidate"] == bundle_digest(built.bundle)
