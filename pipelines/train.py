@@ -30,6 +30,7 @@ def wentu(
     evaluate_options: str = "{}",
     features_options: str = "{}",
     index_options: str = "{}",
+    promote_options: str = "{}",
 ):
     """Options are JSON objects of what differs from a stage's defaults: {"epochs": 3}."""
     where = {"pictures": pictures, "store": store}
@@ -49,6 +50,7 @@ def wentu(
     pairing = {**where, **listed, **code, "captions": captions, "options": pairs_options}
     ending = {**where, **listed, **pointer, "captions": captions, "use": use}
     ending |= {"use_digest": use_digest, "attempt": plan.outputs["attempt"]}
+    ending |= {"options": promote_options}
 
     with dsl.If(plan.outputs["Output"] == "train"):
         data = pairs(**pairing, train=True)  # 5 s

@@ -13,6 +13,7 @@ import typer
 
 from wentu.errors import WentuError
 from wentu.language import pick, set_language
+from wentu.stages import STAGES
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": (
@@ -99,7 +100,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "阶段：由向量建立带 FAISS 索引的分段。",
     ),
     "promote": (
-        "",
+        "wentu.commands.promote",
         "Stage: a new release becomes current, or nothing changes.",
         "阶段：发布新版本，否则保持不变。",
     ),
@@ -132,8 +133,8 @@ class Lazy(click.Group):
         for title, stages in ((pick("Commands", "命令"), False), (pick("Stages", "阶段"), True)):
             rows = [
                 (name, pick(en, zh))
-                for name, (module, en, zh) in COMMANDS.items()
-                if (not module) == stages
+                for name, (_, en, zh) in COMMANDS.items()
+                if (name in STAGES) == stages
             ]
             with formatter.section(title):
                 formatter.write_dl(rows)

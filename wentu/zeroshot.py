@@ -166,7 +166,7 @@ def score(
             continue
         cosines = encoder.encode_image([image for image, _ in readable]) @ classes.T
         for row, (_, label) in zip(cosines, readable, strict=True):
-            ranks.append((label, int((row > row[label]).sum()) + 1))
+            ranks.append((label, int((row >= row[label]).sum())))  # ties count against the model
     if not ranks:
         raise InputError("no picture of the suite can be read.", "测试集中没有可读的图片。")
     label, rank = np.array(ranks).T

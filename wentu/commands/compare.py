@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,9 @@ def execute(names: tuple[str, ...], store: str | None) -> None:
         names = (trained[-2]["run_id"], trained[-1]["run_id"])
     chosen = [find(known, name) for name in names]
     console.print(side_by_side(vault, chosen))
+    if len(chosen) == 2:
+        for table in moved(vault, chosen):
+            console.print(table)
 
 
 def find(known: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -62,6 +68,45 @@ def evaluation_of(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
     found: list[Path] = sorted(folder.glob("*/evaluate/report/evaluation.json"))
     return dict(read_json(found[0])) if found else {}
+
+
+SHOWN = 8
+"""Queries that got better, and as many that got worse."""
+
+
+def queries_of(store: Store, run: dict[str, Any]) -> dict[str, int]:
+    """The rank of each test caption's picture by the run's candidate."""
+    folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
+    found = sorted(folder.glob("*/evaluate/report/queries.jsonl"))
+    if not found:
+        return {}
+    lines = map(json.loads, found[0].read_text("utf-8").splitlines())
+    return {line["text"]: line["ranks"]["candidate"] for line in lines}
+
+
+def moved(store: Store, chosen: list[dict[str, Any]]) -> Iterator[Table]:
+    """The queries whose picture moved most, up and down; none where the splits differ."""
+    if len({evaluation_of(store, run).get("split_version", "") for run in chosen}) > 1:
+        return
+    before, after = (queries_of(store, run) for run in chosen)
+    # From 1 to 3 matters more than from 101 to 103.
+    change = {text: math.log(before[text] / after[text]) for text in before.keys() & after.keys()}
+    order = sorted(change, key=lambda text: (change[text], text))
+    for title, texts in (
+        (pick("Found better", "排名上升"), [t for t in reversed(order) if change[t] > 0]),
+        (pick("Found worse", "排名下降"), [t for t in order if change[t] < 0]),
+    ):
+        if not texts:
+            continue
+        count = pick(
+            f"{len(texts):,} of {len(order):,}", f"{len(order):,} 条中的 {len(texts):,} 条"
+        )
+        table = Table(box=None, pad_edge=False)
+        table.add_column(f"{title}: {count}")
+        table.add_column(pick("rank", "排名"), justify="right")
+        for text in texts[:SHOWN]:
+            table.add_row(escape(text), f"{before[text]:,} → {after[text]:,}")
+        yield table
 
 
 def overview(known: list[dict[str, Any]]) -> Table:

@@ -86,7 +86,8 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     disk = {"thumbnails": 8e3 * len(files), "vectors": 8.0 * arch.embed_dim * len(files)}
     if answer.decision == "train":
         disk |= {"tsv": 1.34 * size, "lmdb": 1.5 * size, "weights": 40.0 * parameters}
-    activations = 4 * 16 * int(values["batch_size"]) * flops["activations"]
+    at_once = int(values["chunk"]) or int(values["batch_size"])
+    activations = 4 * 16 * at_once * flops["activations"]
     training = answer.decision == "train"
     memory = 6e8 + (16 * parameters + activations if training else 8 * parameters)
     return Estimate(

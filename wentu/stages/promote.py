@@ -17,14 +17,16 @@ from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import QualityError, StaleError
 from wentu.formats import count_rows, read_manifest, write_json
 from wentu.language import pick
-from wentu.settings import StageConfig
+from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.store import Pointer, Release, SegmentRef, Store, read_reuse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
-    """Nothing to choose: the verdict decides."""
+    """What to keep beside a release; the verdict decides whether there is one."""
+
+    note: str = option("", "Why this release is made; kept with it.", "发布原因，随版本保存。")
 
 
 def promote(
@@ -66,6 +68,8 @@ def promote(
         parameters = {"pictures": pictures, "captions": captions}
         if evaluation is None and not use.startswith("store:"):
             parameters["served_from"] = use_digest  # named by the user: the same again is no change
+        if config.note:
+            parameters["note"] = config.note
         with vault.storage.lock("promote"):
             release = assemble(
                 vault, catalog, bundle, index, inventory, evaluation, pointer, parameters
@@ -80,6 +84,7 @@ def promote(
             pick(f"release {release.id} is current", f"版本 {release.id} 已成为当前版本")
         )
         tags = {"wentu.release": release.id, "wentu.model": release.model}
+        tags |= {"wentu.note": config.note} if config.note else {}
         stage.tracker.headline({"pictures": float(release.pictures)}, tags)
 
 

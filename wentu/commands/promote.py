@@ -1,0 +1,77 @@
+"""`wentu promote`: the stage; and ``--anyway RUN``, the candidate that a verdict held back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wentu.commands import stage
+from wentu.commands.compare import evaluation_of, find
+from wentu.commands.options import console as make_console
+from wentu.commands.options import make_option
+from wentu.commands.rollback import refresh_values
+from wentu.errors import InputError
+from wentu.language import pick
+from wentu.settings import store_place
+from wentu.store import Store
+
+
+def command() -> click.Command:
+    """The stage's command, whose inputs are not needed where a run is named."""
+    made = stage.command("promote")
+    plain = made.callback
+    assert plain is not None
+    needed = [each for each in made.params if each.required]
+    for each in needed:
+        each.required = False
+    text = pick(
+        "Release the candidate of this run although it was not promoted; the reason is kept.",
+        "发布该次运行中未被采用的候选模型；原因会记录下来。",
+    )
+
+    def call(anyway: str | None, **given: Any) -> None:
+        if anyway:
+            accept(Store(given["store"] or store_place()), anyway)
+            return
+        missing = [each for each in needed if given[str(each.name)] is None]
+        if missing:
+            raise click.MissingParameter(param=missing[0], ctx=click.get_current_context())
+        plain(**given)
+
+    made.callback = call
+    made.params.insert(0, make_option("anyway", str, "", text))
+    return made
+
+
+def accept(store: Store, name: str) -> None:
+    """Make the candidate of a run the current model, and embed the collection with it.
+
+    Raises InputError where the run trained none, or where it is current already.
+    """
+    from wentu.commands.run import execute
+    from wentu.orchestrate.local import runs
+
+    run = find(runs(store), name)
+    verdict = evaluation_of(store, run).get("verdict")
+    bundle = candidate_of(store, run)
+    if bundle is None or verdict is None:
+        raise InputError(
+            f"the run {run['run_id']} trained no candidate that could be promoted.",
+            f"运行 {run['run_id']} 没有训练出可以发布的候选模型。",
+        )
+    if verdict["promote"]:
+        raise InputError(
+            f"the candidate of {run['run_id']} was promoted; to go back to it: wentu rollback.",
+            f"{run['run_id']} 的候选模型已被采用；要回到它请用 wentu rollback。",
+        )
+    note = f"promoted anyway, from {run['run_id']}: {verdict['reason']}"
+    execute(refresh_values(store) | {"model": str(bundle), "note": note}, make_console())
+
+
+def candidate_of(store: Store, run: dict[str, Any]) -> Path | None:
+    """The bundle that a run exported."""
+    folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
+    found = sorted(folder.glob("*/export-onnx/bundle/bundle.json"))
+    return found[0].parent if found else None
