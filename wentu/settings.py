@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_type_hints
@@ -109,11 +109,6 @@ class StageConfig:
         }
         return json.dumps(differs, ensure_ascii=False, sort_keys=True)
 
-    def shaping(self) -> dict[str, Any]:
-        """The values that the result depends on."""
-        left_out = {each.name for each in fields(self) if not each.metadata["shapes"]}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
-
     def __post_init__(self) -> None:
         for each in fields(self):
             choices = each.metadata.get("choices")
@@ -134,6 +129,14 @@ class StageConfig:
         if not right:
             flag, value = "--" + name.replace("_", "-"), getattr(self, name)
             raise InputError(f"{flag} {value}: {en}", f"{flag} {value}:{zh}")
+
+    def need_share(self, *names: str, below: bool = False) -> None:
+        """Raise InputError unless these are shares from 0 to 1; below: 1 itself is too much."""
+        for name in names:
+            value = getattr(self, name)
+            right = 0 <= value < 1 if below else 0 <= value <= 1
+            en, zh = ("below 1", "1(不含)") if below else ("1", "1")
+            self.need(right, name, f"give a share from 0 to {en}.", f"应为 0 到 {zh} 之间的比例。")
 
 
 def help_of(each: Field[Any]) -> str:

@@ -151,9 +151,10 @@ class MlflowTracker(Tracker):
         self._client.log_batch(run, metrics=named)
 
     def headline(self, values: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
-        self._batch(self._parent, values, 0)
-        for key, value in (tags or {}).items():
-            self._client.set_tag(self._parent, key, value)
+        with self._tolerated():
+            self._batch(self._parent, values, 0)
+            for key, value in (tags or {}).items():
+                self._client.set_tag(self._parent, key, value)
 
     def artifact(self, path: Path) -> None:
         with self._tolerated():

@@ -15,7 +15,9 @@ from wentu.progress import Reporter
 from wentu.training.config import Config
 from wentu.training.data import PairBatches
 from wentu.training.feed import Fed
+from wentu.training.learner import Learner
 from wentu.training.loop import Trainer
+from wentu.training.parallel import Group
 from wentu.training.saving import Position
 from wentu.training.validation import Validation
 
@@ -107,24 +109,22 @@ def train(
     """
     work.mkdir(exist_ok=True)
     student, config = student or fed(), Config(**USUAL | changed)
-    batches = PairBatches(
-        built.lmdb / "train",
-        processors=[each.processor for each in (student, teacher) if each],
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augment=config.augment,
-        flip=config.flip,
-        sampler=config.sampler,
-    )
+    fed_too = [each.processor for each in (student, teacher) if each]
+    batches = PairBatches.of(built.lmdb / "train", config, fed_too)
+    start = {name: each.clone() for name, each in student.model.state_dict().items()}
     trainer = Trainer(
-        student,
+        Learner(
+            student,
+            config,
+            device=torch.device("cpu"),
+            group=Group(),
+            scratch=scratch,
+            teacher=teacher,
+        ),
         batches,
         Validation(built.lmdb / "valid") if valid else None,
-        config,
         work,
-        device=torch.device("cpu"),
-        scratch=scratch,
-        teacher=teacher,
+        start=None if scratch else start,
         report=report,
     )
     at = trainer.run()

@@ -23,7 +23,7 @@ from tests.training.small import (
 from wentu.clip.files import read_pt
 from wentu.clip.model import build
 from wentu.errors import QualityError, StoppedError, WentuError
-from wentu.training import layers, saving
+from wentu.training import layers, loop, saving
 from wentu.training.loop import Trainer
 from wentu.training.optimizer import rate_at
 from wentu.training.saving import Position
@@ -37,7 +37,7 @@ def same(one: State, other: State) -> bool:
 
 
 def best(work: Path, at: Position) -> State:
-    return saving.weights(work / at.best)
+    return read_pt(work / at.best)
 
 
 # --- exact resume -----------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_mistake_10_a_training_that_was_stopped_ends_in_the_same_bits(
         with pytest.raises(Stopped):
             run(built, tmp_path / "parts", name, StopAfter(steps))
     _, at = run(built, tmp_path / "parts", name)
-    latest = [saving.weights(tmp_path / each / "latest.pt") for each in ("whole", "parts")]
+    latest = [read_pt(tmp_path / each / "latest.pt") for each in ("whole", "parts")]
     assert same(*latest)
     assert same(best(tmp_path / "whole", whole), best(tmp_path / "parts", at))
     assert (at.epoch, at.step, at.best, at.tried) == (
@@ -141,7 +141,7 @@ def test_weights_and_state_never_disagree(
     at = saving.position(tmp_path)
     if at.best:
         trainer, _ = train(built, tmp_path / "other", epochs=0)
-        trainer.model.load_state_dict(best(tmp_path, at))
+        trainer.learner.model.load_state_dict(best(tmp_path, at))
         assert trainer._recall()["mean_recall"] == at.best_recall
 
 
@@ -209,13 +209,14 @@ def double(model: Any) -> Any:
 def gradients(built: Any, work: Path, **changed: Any) -> tuple[float, State]:
     """Of the first batch, and its loss, in float64 without dropout."""
     trainer, _ = train(built, work, epochs=0, valid=False, batch_size=10, keep=True, **changed)
-    double(trainer.model)
-    trainer.feed._mean, trainer.feed._std = trainer.feed._mean.double(), trainer.feed._std.double()
-    trainer.bias.data = trainer.bias.data.double()
+    double(trainer.learner.model)
+    learner = trainer.learner
+    learner.feed._mean, learner.feed._std = learner.feed._mean.double(), learner.feed._std.double()
+    learner.bias.data = learner.bias.data.double()
     (batch, *_) = trainer.batches.epoch(1)
     trainer.batches.close()
-    loss, _ = trainer._gradients(batch)
-    found = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+    loss, _ = trainer.learner.gradients(batch, 0)
+    found = {n: p.grad for n, p in trainer.learner.model.named_parameters() if p.grad is not None}
     return loss, found
 
 
@@ -224,9 +225,9 @@ def obvious(built: Any, work: Path, **changed: Any) -> tuple[float, State]:
     from tests.training.test_losses import slow_sigmoid, slow_softmax
 
     trainer, _ = train(built, work, epochs=0, valid=False, batch_size=10, keep=True, **changed)
-    model = double(trainer.model)
+    model = double(trainer.learner.model)
     (batch, *_) = trainer.batches.epoch(1)
-    mean, std = trainer.feed._mean.double(), trainer.feed._std.double()
+    mean, std = trainer.learner.feed._mean.double(), trainer.learner.feed._std.double()
     pictures = torch.from_numpy(batch.inputs[0].pictures).permute(0, 3, 1, 2).double()
     image = model.encode_image((pictures - mean) / std)
     text = model.encode_text(torch.from_numpy(batch.inputs[0].tokens))
@@ -294,14 +295,14 @@ def test_chunks_see_the_dropout_and_the_patches_of_the_first_pass(
         valid=False,
         keep=True,
     )
-    trainer.model.train()
-    trainer._drop_patches(True)
+    trainer.learner.model.train()
+    trainer.learner.drop_patches(True)
     (batch, *_) = trainer.batches.epoch(1)
-    for part in trainer._parts(batch):
-        one, other = trainer._encode(*part), trainer._encode(*part)
+    for part in trainer.learner.parts(batch, 0):
+        one, other = trainer.learner.encode(*part), trainer.learner.encode(*part)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         inputs, key = part
-        another = trainer._encode(inputs, [*key[:1], key[1] + 1, *key[2:]])
+        another = trainer.learner.encode(inputs, [*key[:1], key[1] + 1, *key[2:]])
         assert not any(torch.equal(a, b) for a, b in zip(one, another, strict=True))
     trainer.batches.close()
 
@@ -326,7 +327,7 @@ def test_half_precision_learns_too_and_is_scored_in_float32(
     assert at.history[-1]["loss"] < 0.9 * at.history[1]["loss"]
     _, plain = train(built, tmp_path / "b", epochs=0)
     assert at.history[0]["recall"] == plain.history[0]["recall"]
-    assert {each.dtype for each in trainer.model.state_dict().values()} >= {torch.float32}
+    assert {each.dtype for each in trainer.learner.model.state_dict().values()} >= {torch.float32}
 
 
 # --- what comes out ---------------------------------------------------------------------------
@@ -358,14 +359,14 @@ def test_the_best_epoch_is_the_one_that_is_kept(built: Any, tmp_path: Path) -> N
     trainer, at = train(built, tmp_path, epochs=5)
     recalls = [row["recall"] for row in at.history]
     assert at.best_recall == max(recalls) == recalls[at.best_epoch]
-    trainer.model.load_state_dict(best(tmp_path, at))
+    trainer.learner.model.load_state_dict(best(tmp_path, at))
     assert trainer._recall()["mean_recall"] == at.best_recall
 
 
 def test_without_a_valid_split_the_last_epoch_is_kept(built: Any, tmp_path: Path) -> None:
     trainer, at = train(built, tmp_path, valid=False)
     assert at.best_epoch == 2
-    assert same(best(tmp_path, at), dict(trainer.model.state_dict()))
+    assert same(best(tmp_path, at), dict(trainer.learner.model.state_dict()))
 
 
 @pytest.mark.parametrize(("scratch", "epoch"), [(True, 2), (False, 0)])
@@ -383,7 +384,7 @@ def trained(built: Any, tmp_path: Path) -> State:
     trainer, _ = train(
         built, tmp_path / "start", epochs=40, save_seconds=1e9, augment="none", valid=False
     )
-    return {name: each.clone() for name, each in trainer.model.state_dict().items()}
+    return {name: each.clone() for name, each in trainer.learner.model.state_dict().items()}
 
 
 def test_a_rate_far_too_high_ends_in_the_start_or_better(built: Any, tmp_path: Path) -> None:
@@ -399,32 +400,34 @@ def test_a_rate_far_too_high_ends_in_the_start_or_better(built: Any, tmp_path: P
     validation = Validation(built.lmdb / "valid")
     layers_free = build(SMALL)
     layers_free.load_state_dict(best(tmp_path / "spoiled", at))
-    trainer.model.load_state_dict(layers_free.state_dict())
-    with trainer._evaluated():
-        found = validation.score(trainer._pictures, trainer._texts)["mean_recall"]
-    assert found == at.best_recall
+    trainer.learner.model.load_state_dict(layers_free.state_dict())
+    with trainer.learner.evaluated():
+        learner = trainer.learner
+        found = validation.score(learner.encode_pictures, learner.encode_texts)
+    assert found["mean_recall"] == at.best_recall
 
 
 def test_averages_with_the_start_are_tried_and_the_best_is_kept(built: Any, tmp_path: Path) -> None:
-    from wentu.training import loop
-
-    student = fed(seed=5)
-    trainer, at = train(
-        built, tmp_path, student=student, scratch=False, epochs=3, learning_rate=3e-3
-    )
-    start = build(SMALL, 5).state_dict()
-    if at.best_epoch:
-        assert [each["share"] for each in at.tried] == list(loop.SHARES)
-        assert at.best_recall >= max(each["recall"] for each in at.tried)
-    for share in loop.SHARES:
+    """Against a training that is the same but for them, and averages made by hand."""
+    given: dict[str, Any] = {"scratch": False, "epochs": 8, "augment": "none"}
+    trainer, plain = train(built, tmp_path / "plain", **given, interpolate=False, keep=True)
+    _, at = train(built, tmp_path / "averaged", **given)
+    assert plain.best_epoch == at.best_epoch > 0
+    start, trained = build(SMALL).state_dict(), best(tmp_path / "plain", plain)
+    candidates = {(plain.best_recall, plain.best_mrr): (1.0, trained)}
+    for share, tried in zip(loop.SHARES, at.tried, strict=True):
         mixed = {
-            n: torch.lerp(start[n], e, share)
-            for n, e in trainer.model.state_dict().items()
-            if e.is_floating_point()
+            name: torch.lerp(start[name], each, share) if each.is_floating_point() else each
+            for name, each in trained.items()
         }
-        assert mixed.keys() <= start.keys()
-    found = best(tmp_path, at)
-    assert found.keys() == start.keys()
+        trainer.learner.model.load_state_dict(mixed)
+        metrics = trainer._score()
+        assert tried == {"share": share, "recall": metrics["mean_recall"]}
+        candidates.setdefault((metrics["mean_recall"], loop.reciprocal(metrics)), (share, mixed))
+    trainer.batches.close()
+    share, weights = candidates[max(candidates)]
+    assert at.best_share == share
+    assert same(best(tmp_path / "averaged", at), weights)
 
 
 def test_patience_ends_what_does_not_get_better(built: Any, tmp_path: Path) -> None:
@@ -463,7 +466,7 @@ def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(
     assert f"the loss became nan at step {step + 1}" in said
     assert "Try a --learning-rate below 0.001." in said
     for name in (at.best, "latest.pt"):
-        assert all(each.isfinite().all() for each in saving.weights(tmp_path / name).values())
+        assert all(each.isfinite().all() for each in read_pt(tmp_path / name).values())
 
 
 def test_random_weights_that_diverge_at_once_are_an_error(built: Any, tmp_path: Path) -> None:
@@ -474,7 +477,7 @@ def test_random_weights_that_diverge_at_once_are_an_error(built: Any, tmp_path: 
 
 def test_the_moving_average_is_what_comes_out(built: Any, tmp_path: Path) -> None:
     trainer, at = train(built, tmp_path, ema=0.9, valid=False)
-    average, last = best(tmp_path, at), dict(trainer.model.state_dict())
+    average, last = best(tmp_path, at), dict(trainer.learner.model.state_dict())
     assert not same(average, last)
     start = build(SMALL).state_dict()
     name = "text_projection"
@@ -504,7 +507,7 @@ def test_the_temperature_stays_below_100(built: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         student.model.logit_scale.fill_(9.0)
     trainer, _ = train(built, tmp_path, student=student, epochs=1, valid=False)
-    assert 0 < float(trainer.model.logit_scale.detach().exp()) <= 100.01
+    assert 0 < float(trainer.learner.model.logit_scale.detach().exp()) <= 100.01
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.9, 0.999])
@@ -515,7 +518,7 @@ def test_mistake_09_a_run_that_is_all_warm_up_ends_at_the_peak(
     trainer, _ = train(built, tmp_path, epochs=1, warmup=warmup, valid=False)
     rates = [rate_at(step, 4, 1e-3, warmup) for step in range(4)]
     assert max(rates) == 1e-3
-    used = {group["lr"] for group in trainer.optimizer.param_groups}
+    used = {group["lr"] for group in trainer.learner.optimizer.param_groups}
     assert used == {rates[-1]}
     assert rates[-1] == 1e-3 or warmup == 0.0
 
@@ -526,9 +529,9 @@ def test_mistake_10_a_batch_larger_than_the_split_trains_and_is_saved(
     trainer, at = train(built, tmp_path, batch_size=1000, warmup=0.0)
     assert (at.epoch, at.step) == (2, 2)
     start = build(SMALL).state_dict()
-    state = trainer.model.state_dict()
+    state = trainer.learner.model.state_dict()
     moved = [name for name in state if not torch.equal(state[name].cpu(), start[name])]
-    assert len(moved) > 0.9 * len(list(trainer.model.parameters()))
+    assert len(moved) > 0.9 * len(list(trainer.learner.model.parameters()))
     assert same(read_pt(tmp_path / "state.pt")["model"], dict(state))
 
 
@@ -538,14 +541,14 @@ def test_mistake_13_gradients_are_clipped_to_the_norm(
 ) -> None:
     """Those of the last step are still there."""
     trainer, _ = train(built, tmp_path, epochs=1, clip_norm=norm, valid=False)
-    left = [each.grad for each in trainer.model.parameters() if each.grad is not None]
+    left = [each.grad for each in trainer.learner.model.parameters() if each.grad is not None]
     total = float(torch.stack([each.norm() for each in left]).norm())
     assert total == pytest.approx(0.01, rel=1e-3) if norm == 0.01 else total > 0.1
 
 
 def test_a_frozen_tower_comes_out_as_it_went_in(built: Any, tmp_path: Path) -> None:
     trainer, _ = train(built, tmp_path, freeze="vision", epochs=1, valid=False)
-    start, state = build(SMALL).state_dict(), trainer.model.state_dict()
+    start, state = build(SMALL).state_dict(), trainer.learner.model.state_dict()
     changed = {name for name in state if not torch.equal(state[name], start[name])}
     assert changed
     assert not [name for name in changed if name.startswith("visual.")]

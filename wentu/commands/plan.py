@@ -50,11 +50,13 @@ def execute(**given: Any) -> None:
     table.add_row(pick("time", "总用时"), clock(sum(found.seconds.values())))
     table.add_row(pick("disk", "磁盘"), size(sum(found.disk.values())))
     table.add_row(pick("memory", "内存"), size(found.memory))
+    if found.gpu_memory:
+        table.add_row(pick("or on a GPU", "或显存"), size(found.gpu_memory))
     console.print(table)
     console.print(
         pick(
-            "Estimates from this machine's speed; expect them within a factor of two.",
-            "根据本机速度估算，误差可达一倍。",
+            "Estimates: times within a factor of two, memory of the training within 15 %.",
+            "估算值：时间误差可达一倍，训练内存误差约 15 %。",
         )
     )
 

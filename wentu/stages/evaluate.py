@@ -34,6 +34,7 @@ from wentu.formats import (
     write_json,
 )
 from wentu.language import pick
+from wentu.progress import Reporter
 from wentu.retrieval import Task
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage, clear
@@ -77,12 +78,7 @@ class Config(StageConfig):
             "应在 0.5 与 1 之间。",
         )
         self.need(self.resamples >= 100, "resamples", "give 100 or more.", "至少为 100。")
-        self.need(
-            0 <= self.max_suite_drop <= 1,
-            "max_suite_drop",
-            "give a share from 0 to 1.",
-            "应为 0 到 1 之间的比例。",
-        )
+        self.need_share("max_suite_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +265,12 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
     try:
         from wentu.clip import checkpoint
 
-        start = checkpoint.start(
-            str(origin.get("model", "")),
-            seed=int(origin.get("seed", 0)),
-        )
+        name = str(origin.get("model", ""))
+        start = checkpoint.start(name, seed=int(origin.get("seed", 0)))
+        if start.state is not None and checkpoint.weights_digest(name) != origin["weights"]:
+            raise InputError(
+                f"{name} changed since the training began.", f"{name} 在训练开始后已改变。"
+            )
         tuned = {name: origin[name] for name in checkpoint.TUNED}
         found["start"] = TorchEncoder(replace(start, info={**start.info, **tuned}))
     except (InputError, KeyError) as error:
@@ -288,12 +286,15 @@ def score_all(
 ) -> dict[str, Scored]:
     """Each model's ranks on the whole test split."""
     with PairsLmdb(lmdb / "test") as split:
-        return {name: score(split, task, encoder, name, stage) for name, encoder in models.items()}
+        return {
+            name: score(split, task, encoder, name, stage.progress)
+            for name, encoder in models.items()
+        }
 
 
-def score(split: PairsLmdb, task: Task, encoder: Encoder, name: str, stage: Stage) -> Scored:
+def score(split: PairsLmdb, task: Task, encoder: Encoder, name: str, progress: Reporter) -> Scored:
     """Encode every test picture and caption with one model, and rank both ways."""
-    parts = stage.progress.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
+    parts = progress.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
     image = np.concatenate([encoder.encode_image([split.picture(i) for i in p]) for p in parts])
     text = encoder.encode_text(task.texts)
     to_image = retrieval.rank(text, image, task.pictures_of_text)

@@ -59,7 +59,9 @@ def finetune(
             "请重新运行。",
         )
     inputs = {"pack_lmdb": read_manifest(lmdb, "pack_lmdb").digest, "weights": digest}
-    key = digest_of([inputs, model, config.shaping(), ARITHMETIC])
+    if config.teacher:
+        inputs["teacher"] = checkpoint.weights_digest(config.teacher)
+    key = digest_of([inputs, model, config.text(shaping=True), ARITHMETIC])
     vault = Store(store)
 
     def job(work: Path) -> Job:
@@ -104,9 +106,10 @@ def write_checkpoints(
 ) -> None:
     """``epoch_latest.pt`` and ``epoch_best.pt``."""
     from wentu.clip.checkpoint import save
-    from wentu.training.saving import LATEST, weights
+    from wentu.clip.files import read_pt
+    from wentu.training.saving import LATEST
 
-    latest, best = weights(work / LATEST), weights(work / at.best)
+    latest, best = read_pt(work / LATEST), read_pt(work / at.best)
     save(out / "epoch_latest.pt", latest, start, epoch=at.epoch, step=at.step, info=info)
     step = next((int(row["step"]) for row in at.history if row["epoch"] == at.best_epoch), 0)
     save(out / "epoch_best.pt", best, start, epoch=at.best_epoch, step=step, info=info)

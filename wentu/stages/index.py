@@ -31,12 +31,7 @@ class Config(StageConfig):
     )
 
     def check(self) -> None:
-        self.need(
-            0 <= self.min_recall <= 1,
-            "min_recall",
-            "give a share from 0 to 1.",
-            "应为 0 到 1 之间的比例。",
-        )
+        self.need_share("min_recall")
 
 
 def index(*, catalog: Path, features: Path, out: Path, config: Config) -> None:

@@ -62,12 +62,7 @@ class Config(StageConfig):
 
     def check(self) -> None:
         self.need(self.min_new >= -1, "min_new", "give -1 or more.", "应为 -1 或更大。")
-        self.need(
-            0 <= self.max_deleted <= 1,
-            "max_deleted",
-            "give a share from 0 to 1.",
-            "应为 0 到 1 之间的比例。",
-        )
+        self.need_share("max_deleted")
 
 
 @dataclass(frozen=True, kw_only=True)

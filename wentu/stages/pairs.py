@@ -109,13 +109,7 @@ class Config(StageConfig):
     )
 
     def check(self) -> None:
-        for name in ("valid_fraction", "test_fraction", "max_rejected"):
-            self.need(
-                0 <= getattr(self, name) <= 1,
-                name,
-                "give a share from 0 to 1.",
-                "应为 0 到 1 之间的比例。",
-            )
+        self.need_share("valid_fraction", "test_fraction", "max_rejected")
         self.need(
             self.valid_fraction + self.test_fraction < 1,
             "valid_fraction",

@@ -197,20 +197,14 @@ class Config(StageConfig):
                 f"give {number} or more.",
                 f"应为 {number} 或更大。",
             )
-        for name in ("warmup", "patch_dropout", "ema"):
-            self.need(
-                0 <= getattr(self, name) < 1,
-                name,
-                "give a share from 0 to below 1.",
-                "应为 0 到 1(不含)之间的比例。",
-            )
-        for name in ("unmasked", "distill"):
-            self.need(
-                0 <= getattr(self, name) <= 1,
-                name,
-                "give a share from 0 to 1.",
-                "应为 0 到 1 之间的比例。",
-            )
+        self.need_share("warmup", "patch_dropout", "ema", below=True)
+        self.need_share("unmasked", "distill")
+        self.need(
+            not (self.compile and self.patch_dropout),
+            "compile",
+            "not with --patch-dropout, whose number of patches changes on the way.",
+            "不能与 --patch-dropout 同用，图块数会在训练中改变。",
+        )
         self.need(
             0 <= self.learning_rate < 1,
             "learning_rate",

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from wentu import pictures
 from wentu.clip.processor import Processor
 from wentu.formats import PairsLmdb
+from wentu.training.config import Config
 from wentu.training.parallel import Group
 from wentu.training.sampling import order
 
@@ -88,6 +89,26 @@ class PairBatches:
         self._group = group or Group()
         self._cache: dict[int, list[npt.NDArray[np.uint8]]] = {}
         self._room = CACHE_BYTES // sum(3 * each.resolution**2 for each in self._processors)
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        config: Config,
+        processors: Sequence[Processor],
+        group: Group | None = None,
+    ) -> PairBatches:
+        """The batches that ``config`` asks for."""
+        return cls(
+            folder,
+            processors=processors,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            flip=config.flip,
+            sampler=config.sampler,
+            group=group,
+        )
 
     def __len__(self) -> int:
         """Pairs."""

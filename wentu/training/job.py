@@ -74,6 +74,7 @@ class Job:
     def train(self, report: Reporter, tracker: Tracker) -> None:
         """This process's part of the training, to its end; the result is in the work folder."""
         from wentu.training.data import PairBatches
+        from wentu.training.learner import Learner
         from wentu.training.loop import Trainer
         from wentu.training.validation import Validation
 
@@ -84,34 +85,25 @@ class Job:
         student = self._fed(start)
         teacher = self._fed(self._teacher()) if config.teacher else None
         group = Group.join(device, config.dist_backend)
-        batches = PairBatches(
-            self.lmdb / "train",
-            processors=[each.processor for each in (student, teacher) if each],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            flip=config.flip,
-            sampler=config.sampler,
-            group=group,
-        )
+        fed = [each.processor for each in (student, teacher) if each]
+        batches = PairBatches.of(self.lmdb / "train", config, fed, group)
         counts = read_manifest(self.lmdb).counts
         valid = Validation(self.lmdb / "valid", group) if counts.get("valid_pairs") else None
         scratch = start.state is None
-        del start  # a copy of all weights
-        first = group.first
+        learner = Learner(
+            student, config, device=device, group=group, scratch=scratch, teacher=teacher
+        )
         trainer = Trainer(
-            student,
+            learner,
             batches,
             valid,
-            config,
             self.work,
-            device=device,
-            group=group,
-            scratch=scratch,
-            teacher=teacher,
-            report=report if first else Reporter(),
-            tracker=tracker if first else Tracker(),
+            start=start.state,
+            architecture=start.architecture,
+            report=report if group.first else Reporter(),
+            tracker=tracker if group.first else Tracker(),
         )
+        del start  # a copy of all weights, unless the trainer keeps it
         with closing(batches):
             trainer.run()
         if valid:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from wentu.clip import openclip
 from wentu.errors import InputError
+from wentu.training.config import Config
 
 if TYPE_CHECKING:
     import torch
@@ -47,15 +48,12 @@ def depth_of(model: Any) -> dict[str, int]:
     """
     heights = {name: len(layers) for name, layers in stacks(model).items()}
     top = max(heights.values(), default=0) + 1
-    first: dict[bool, str] = {}  # by tower: parameters before the first layer are embeddings
     depths: dict[str, int] = {}
     for name, _ in model.named_parameters():
         stack = next((each for each in heights if name.startswith(f"{each}.")), None)
-        vision = name.startswith(VISION)
         if stack is not None:
             number = int(name[len(stack) + 1 :].split(".")[0])
             depths[name] = top - heights[stack] + number
-            first.setdefault(vision, stack)
         elif _is_embedding(name):
             depths[name] = 0
         else:
@@ -67,9 +65,18 @@ def _is_embedding(name: str) -> bool:
     return bool(re.search(r"embed|conv1|ln_pre|patch|stem|bn1", name))
 
 
-def deepest(model: Any) -> int:
-    """The depth of the heads."""
-    return max(depth_of(model).values(), default=0)
+def prepare(model: Any, config: Config, device: str) -> None:
+    """Decide what learns and how it is computed, as ``config`` says, on a kind of device."""
+    freeze(model, config.freeze)
+    if config.lora:
+        add_lora(model, config.lora, config.seed)
+    if device != "cpu":  # there its kernel is slower on short texts, by a tenth
+        fuse_attention(model)
+    if config.checkpointing:
+        checkpoint_layers(model)
+    drop_patches(model, config.patch_dropout)
+    if config.compile:
+        compile_towers(model)
 
 
 def freeze(model: Any, tower: str) -> None:

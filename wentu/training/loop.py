@@ -1,15 +1,4 @@
-"""The training loop: one step, one epoch, the whole; resumable to the bit at every saved step.
-
-A step of B pairs over several processes, each with its share of n, computed ``chunk`` at a time:
-
-1. features of the own pairs (without gradients, if they do not fit at once)
-2. features of all B pairs are gathered, once
-3. the loss of the own rows, and its gradients for all features; these are summed, once
-4. each chunk again, with the gradients of its features (gradient caching, Gao et al. 2021)
-5. gradients of the weights are summed over the processes; clip; step
-
-Whatever is random in a chunk (dropout, patches left out) is drawn from (seed, step, first row), so
-that both passes draw the same, and so does a training that was resumed.
+"""A training from its first step to its last; resumable to the bit at every saved step.
 
 Validation is recall over the whole split, in float32 as it will be served, before the first step
 and after every epoch; the best of these, step 0 included, is what comes out, so on valid it is
@@ -18,124 +7,69 @@ never worse than what went in.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from wentu.clip.files import read_pt
+from wentu.clip.model import Architecture
 from wentu.errors import QualityError
 from wentu.formats import FORMAT
 from wentu.language import pick
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
-from wentu.training import layers, losses, saving
-from wentu.training.average import Average
-from wentu.training.config import Config
-from wentu.training.data import Batch, Inputs, PairBatches
-from wentu.training.devices import peak_rate_of, precision_of
-from wentu.training.feed import Fed, Feed, Teacher, unit
+from wentu.training import layers, saving
+from wentu.training.cost import pair_flops
+from wentu.training.data import Batch, PairBatches
+from wentu.training.devices import peak_rate_of
+from wentu.training.learner import Diverged, Learner
 from wentu.training.meter import Meter, means
-from wentu.training.optimizer import make_optimizer, parameter_groups, peak_rate, rate_at
-from wentu.training.parallel import Group
+from wentu.training.optimizer import peak_rate, rate_at
 from wentu.training.saving import LATEST, Position, Stop
-from wentu.training.validation import Features, Validation
+from wentu.training.validation import Validation
 
 if TYPE_CHECKING:
     import torch
 
-MAX_LOGIT_SCALE = math.log(100)
-"""As in Radford et al. 2021: a larger scale makes training unstable."""
-SIGMOID_BIAS = -10.0
-"""Where SigLIP's bias starts (Zhai et al. 2023)."""
 SHARES = (0.75, 0.5, 0.25)
 """Of the trained weights, in the averages with the start that are tried (Wortsman et al. 2022)."""
 TRACK_EVERY = 10
 """Steps between two points of a curve in MLflow."""
 
 
-class Diverged(Exception):
-    """The loss or its gradient is no number any more."""
-
-
 class Trainer:
-    """One training: the model, what moves it, and where it stands."""
+    """One training: what learns, from what, and where it stands."""
 
     def __init__(
         self,
-        student: Fed,
+        learner: Learner,
         batches: PairBatches,
         valid: Validation | None,
-        config: Config,
         work: Path,
         *,
-        device: torch.device,
-        group: Group | None = None,
-        scratch: bool = False,
-        teacher: Fed | None = None,
-        flops: float = 0.0,
+        start: Mapping[str, torch.Tensor] | None = None,
+        architecture: Architecture | None = None,
         report: Reporter | None = None,
         tracker: Tracker | None = None,
     ) -> None:
-        """flops: of one pair's forward pass, for the MFU."""
-        import torch
-
-        self.config, self.work, self.device = config, work, device
-        self.group = group or Group()
-        self.batches, self.valid, self.scratch = batches, valid, scratch
+        """start: the weights that training starts from, on the host, to try averages with; None
+        for random ones. architecture: for the MFU, where the device's peak is known."""
+        self.learner, self.batches, self.valid, self.work = learner, batches, valid, work
+        self.config, self.group = learner.config, learner.group
+        self.scratch = start is None
+        self.start = start if self.config.interpolate and valid is not None else None
         self.report, self.tracker = report or Reporter(), tracker or Tracker()
         self.at, self.stop = Position(), Stop()
-        self.model, self.width = student.model, student.dimension
-        self.averaging = config.interpolate and valid is not None and not scratch
-        self.start = (
-            {name: each.clone() for name, each in self.model.state_dict().items()}
-            if self.averaging
-            else {}
-        )
-        self.model.to(device)
-        self._prepare()
-        self.feed = Feed(student.processor, device)
-        self.teacher = Teacher(teacher, device) if teacher else None
-        self.bias = torch.nn.Parameter(torch.tensor(SIGMOID_BIAS, device=device))
-        groups = parameter_groups(self.model, config.weight_decay, config.layer_decay)
-        if config.loss == "sigmoid" and self.logit_bias is self.bias:
-            groups.append({"params": [self.bias], "weight_decay": 0.0, "scale": 1.0})
-        self.optimizer = make_optimizer(groups)
-        self.moved = [each for every in groups for each in every["params"]]
-        self.used: list[torch.nn.Parameter] | None = None
-        self.precision, self.autocast, self.scaler = precision_of(config.precision, device)
-        self.speed = flops, self.group.size * peak_rate_of(device, self.precision)
+        peak = self.group.size * peak_rate_of(learner.device, learner.precision)
+        self.speed = pair_flops(architecture) if peak and architecture else 0.0, peak
         self.peak = peak_rate(
-            config.learning_rate,
-            batch_size=min(config.batch_size, len(batches)),
-            scratch=scratch or config.lora > 0,
+            self.config.learning_rate,
+            batch_size=min(self.config.batch_size, len(batches)),
+            scratch=self.scratch or self.config.lora > 0,
         )
-        self.total = config.epochs * batches.steps
-        self.average = Average(self.model, config.ema) if config.ema else None
-        self._dropping = config.patch_dropout > 0
-
-    def _prepare(self) -> None:
-        """What is learned, and how it is computed."""
-        config = self.config
-        layers.freeze(self.model, config.freeze)
-        if config.lora:
-            layers.add_lora(self.model, config.lora, config.seed)
-        if self.device.type != "cpu":  # there its kernel is slower on short texts, by a tenth
-            layers.fuse_attention(self.model)
-        if config.checkpointing:
-            layers.checkpoint_layers(self.model)
-        layers.drop_patches(self.model, config.patch_dropout)
-        if config.compile:
-            layers.compile_towers(self.model)
-
-    @property
-    def logit_bias(self) -> torch.nn.Parameter:
-        """SigLIP's: the model's own, or one that only training has (the order needs none)."""
-        own: torch.nn.Parameter | None = getattr(self.model, "logit_bias", None)
-        return self.bias if own is None else own
+        self.total = self.config.epochs * batches.steps
 
     # --- the whole -----------------------------------------------------------------------------
 
@@ -146,10 +80,10 @@ class Trainer:
         folder. Raises StoppedError after SIGTERM, once the state is saved.
         """
         at = self.at
-        if self.precision != "fp32" and self.device.type == "cpu":
+        if self.learner.precision != "fp32" and self.learner.device.type == "cpu":
             self._note(
-                f"{self.precision} on a CPU is usually slower than fp32",
-                f"在 CPU 上 {self.precision} 通常比 fp32 更慢",
+                f"{self.learner.precision} on a CPU is usually slower than fp32",
+                f"在 CPU 上 {self.learner.precision} 通常比 fp32 更慢",
             )
         if self._restore():
             self._note(
@@ -163,15 +97,15 @@ class Trainer:
                 try:
                     self._epoch()
                 except Diverged as error:
-                    self._diverge(str(error))
+                    self._diverge(error)
         if not at.finished:
             self._finish()
         return at
 
     def _epoch(self) -> None:
         at = self.at
-        self._train_mode()
-        meter = Meter(self.device, *self.speed)
+        self.learner.train_mode()
+        meter = Meter(self.learner.device, *self.speed)
         label = pick(
             f"epoch {at.epoch + 1}/{self.config.epochs}",
             f"第 {at.epoch + 1}/{self.config.epochs} 轮",
@@ -193,153 +127,21 @@ class Trainer:
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
         self._end_epoch(row)
 
-    # --- a step --------------------------------------------------------------------------------
-
     def _step(self, batch: Batch, due: bool, meter: Meter) -> tuple[bool, bool]:
         """One optimizer step; whether to stop after it, and whether to save."""
-        at, config = self.at, self.config
-        rate = rate_at(at.step, self.total, self.peak, config.warmup)
-        for each in self.optimizer.param_groups:
-            each["lr"] = rate * each["scale"]
-        self._drop_patches(at.step < (1 - config.unmasked) * self.total)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, hits = self._gradients(batch)
-        first = self.group.first
-        told = [loss, *hits, float(self.stop.asked), float(first and due)]
-        loss, pictures, texts, stop, save = self.group.total(told)
-        norm = self._sum_and_clip()
-        # With float16 an infinite gradient is usual now and then: the scaler skips that step.
-        if not math.isfinite(loss + (0.0 if self.scaler.is_enabled() else norm)):
-            raise Diverged(str(loss))
-        self._move()
-        size = len(batch.image_ids)
-        figures = {
-            "loss": loss,
-            "learning_rate": rate,
-            "in_batch_accuracy": (pictures + texts) / (2 * size),
-            "gradient_norm": norm if math.isfinite(norm) else 0.0,
-        }
+        at, first = self.at, self.group.first
+        rate = rate_at(at.step, self.total, self.peak, self.config.warmup)
+        self.learner.drop_patches(at.step < (1 - self.config.unmasked) * self.total)
+        asked = [float(self.stop.asked), float(first and due)]
+        figures, (stop, save) = self.learner.step(batch, at.step, rate, asked)
         for name, value in figures.items():
             at.sums[name] = at.sums.get(name, 0.0) + value
         at.batch += 1
         at.step += 1
-        meter.samples += size
+        meter.samples += len(batch.image_ids)
         if at.step % TRACK_EVERY == 0:
             self.tracker.metrics(figures | meter.figures(), step=at.step)
         return stop > 0, save > 0
-
-    def _gradients(self, batch: Batch) -> tuple[float, tuple[int, int]]:
-        """Fill ``.grad`` with this process's part; its part of the loss, and its hits."""
-        import torch
-
-        parts = list(self._parts(batch))
-        whole = len(parts) == 1
-        with nullcontext() if whole else torch.no_grad():
-            features = [self._encode(*part) for part in parts]
-        leaves = self._gather(features, len(batch.image_ids))
-        rows = self._rows(batch, leaves)
-        loss = self._loss(rows, batch)
-        self.scaler.scale(loss).backward()
-        gradients = [each.grad for each in leaves if each.grad is not None]
-        self.group.add(gradients)
-        first = batch.own.start
-        for number, part in enumerate(parts):
-            live = features[number] if whole else self._encode(*part)
-            here = slice(first, first + len(live[0]))
-            first = here.stop
-            pairs = [
-                (feature, gradient[here])
-                for feature, gradient in zip(live, gradients, strict=True)
-                if feature.requires_grad
-            ]
-            if pairs:
-                torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        return float(loss.detach()), losses.hits(rows)
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[Inputs, list[int]]]:
-        """The own share in chunks, each with what its random numbers are drawn from."""
-        own, inputs = batch.own.stop - batch.own.start, batch.inputs[0]
-        size = self.config.chunk or own
-        for first in range(0, own, max(1, size)):
-            here = slice(first, first + size)
-            key = [self.config.seed, self.at.step, batch.own.start + first]
-            yield Inputs(pictures=inputs.pictures[here], tokens=inputs.tokens[here]), key
-
-    def _encode(self, inputs: Inputs, key: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(pictures, texts) [n, D] each, L2-normalised; what is random is drawn from ``key``."""
-        import torch
-
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-        with self.autocast():
-            image = self.model.encode_image(self.feed.pictures(inputs.pictures))
-            text = self.model.encode_text(self.feed.move(inputs.tokens))
-        return unit(image), unit(text)
-
-    def _gather(self, features: list[Any], total: int) -> list[torch.Tensor]:
-        """Pictures and texts of all pairs [B, D], as leaves that gradients arrive at."""
-        import torch
-
-        leaves = []
-        for number in range(2):
-            own = [each[number].detach() for each in features]
-            mine = torch.cat(own) if own else torch.zeros((0, self.width), device=self.device)
-            leaves.append(self.group.gather(mine, total).requires_grad_(True))
-        return leaves
-
-    def _rows(self, batch: Batch, leaves: list[torch.Tensor]) -> losses.Rows:
-        size, own = len(batch.image_ids), batch.own.stop - batch.own.start
-        texts, pictures = (self.feed.cells(each, own, size) for each in batch.belongs)
-        return losses.Rows(
-            image=leaves[0], text=leaves[1], own=batch.own, belongs=(texts, pictures)
-        )
-
-    def _loss(self, rows: losses.Rows, batch: Batch) -> torch.Tensor:
-        config, scale = self.config, self.model.logit_scale.exp()
-        if config.loss == "sigmoid":
-            loss = losses.sigmoid_loss(rows, scale, self.logit_bias)
-        else:
-            loss = losses.softmax_loss(rows, scale, config.positives)
-        if self.teacher is None:
-            return loss
-        theirs = [
-            self.group.gather(each, len(batch.image_ids))
-            for each in self.teacher.encode(batch.inputs[1], config.chunk or len(batch.image_ids))
-        ]
-        taught = losses.Rows(image=theirs[0], text=theirs[1], own=rows.own, belongs=rows.belongs)
-        learned = losses.distillation_loss(rows, scale, taught, self.teacher.scale)
-        return (1 - config.distill) * loss + config.distill * learned
-
-    def _sum_and_clip(self) -> float:
-        """Gradients over all processes; their norm before it was clipped."""
-        import torch
-
-        self.group.add(self._used_gradients())
-        self.scaler.unscale_(self.optimizer)
-        return float(torch.nn.utils.clip_grad_norm_(self.moved, self.config.clip_norm))
-
-    def _used_gradients(self) -> list[torch.Tensor]:
-        """Gradients to sum: the same list in every process, also where one had no row."""
-        import torch
-
-        if self.group.size == 1:
-            return []
-        if self.used is None:
-            flags = self.group.total([float(each.grad is not None) for each in self.moved])
-            self.used = [each for each, flag in zip(self.moved, flags, strict=True) if flag]
-        for each in self.used:
-            if each.grad is None:
-                each.grad = torch.zeros_like(each)
-        return [each.grad for each in self.used if each.grad is not None]
-
-    def _move(self) -> None:
-        import torch
-
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self.average:
-            self.average.follow(self.model, self.at.step)
 
     # --- between epochs ------------------------------------------------------------------------
 
@@ -393,56 +195,54 @@ class Trainer:
             return "patience"
         return ""
 
-    def _diverge(self, value: str) -> None:
+    def _diverge(self, error: Diverged) -> None:
+        """Go back to the last weights that are numbers, and end there."""
         at = self.at
         if self.scratch and not at.best_epoch:
             raise QualityError(
-                f"the loss became {value} at step {at.step + 1}, before anything was learned; "
+                f"the loss became {error.value} at step {error.step}, before anything was learned; "
                 f"train with a --learning-rate below {self.peak:g}.",
-                f"第 {at.step + 1} 步损失变为 {value}，尚未学到任何东西；"
+                f"第 {error.step} 步损失变为 {error.value}，尚未学到任何东西；"
                 f"请使用低于 {self.peak:g} 的 --learning-rate。",
             )
         self.report.tell(
             pick(
-                f"the loss became {value} at step {at.step + 1}: the training ends here, with the "
-                f"best weights so far, of epoch {at.best_epoch}. Try a --learning-rate below "
+                f"the loss became {error.value} at step {error.step}: the training ends here, with "
+                f"the best weights so far, of epoch {at.best_epoch}. Try a --learning-rate below "
                 f"{self.peak:g}.",
-                f"第 {at.step + 1} 步损失变为 {value}：训练到此为止，采用目前最好的权重"
+                f"第 {error.step} 步损失变为 {error.value}：训练到此为止，采用目前最好的权重"
                 f"(第 {at.best_epoch} 轮)。请尝试低于 {self.peak:g} 的 --learning-rate。",
             )
         )
-        step = at.step
-        self._restore()  # the last weights that are numbers
-        at.over, at.diverged_at = "diverged", step + 1
+        self._restore()
+        at.over, at.diverged_at = "diverged", error.step
 
     def _finish(self) -> None:
         """The last weights, and the best average of start and best weights, if it finds more."""
         at = self.at
         if self.group.first:
-            saving.save(self.work / LATEST, layers.plain_state(self.model.state_dict()))
-        if self.averaging and at.best_epoch:
-            self._interpolate()
+            saving.save(self.work / LATEST, self.learner.weights())
+        if self.start is not None and at.best_epoch:
+            self._interpolate(self.start)
         at.finished = True
         if self.group.first:
             saving.save_position(self.work, at)
 
-    def _interpolate(self) -> None:
+    def _interpolate(self, start: Mapping[str, torch.Tensor]) -> None:
         import torch
 
-        at = self.at
-        read = saving.weights(self.work / at.best) if self.group.first else None
-        trained = self.group.told(read)
-        layers.merge(self.model)
+        at, model = self.at, self.learner.model
+        trained = self.group.told(read_pt(self.work / at.best) if self.group.first else None)
+        layers.merge(model)
         for share in SHARES:
             mixed = {
-                name: torch.lerp(self.start[name], each.cpu(), share)
+                name: torch.lerp(start[name], each.cpu(), share)
                 if each.is_floating_point()
                 else each
                 for name, each in trained.items()
             }
-            self.model.load_state_dict(mixed)
-            with self._evaluated():
-                metrics = self.valid.score(self._pictures, self._texts) if self.valid else {}
+            model.load_state_dict(mixed)
+            metrics = self._score()
             at.tried.append({"share": share, "recall": metrics["mean_recall"]})
             if (metrics["mean_recall"], reciprocal(metrics)) > (at.best_recall, at.best_mrr):
                 at.best_recall, at.best_mrr = metrics["mean_recall"], reciprocal(metrics)
@@ -464,86 +264,38 @@ class Trainer:
 
     def _recall(self) -> dict[str, float]:
         """Of the weights that would come out: their moving average, if there is one."""
-        if self.valid is None:
-            return {}
         try:
-            with self._averaged(), self._evaluated():
-                return self.valid.score(self._pictures, self._texts)
+            with self.learner.averaged():
+                return self._score()
         except QualityError as error:  # embeddings that are no numbers
             if self.at.step == 0:
                 raise
-            raise Diverged("nan") from error
+            raise Diverged("nan", self.at.step) from error
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        with self.average.swapped(self.model) if self.average else nullcontext():
-            yield
-
-    @contextmanager
-    def _evaluated(self) -> Iterator[None]:
-        """No gradients, no dropout, every patch, float32: as it will be served."""
-        import torch
-
-        self._drop_patches(False)
-        self.model.eval()
-        with torch.no_grad():
-            yield
-
-    def _train_mode(self) -> None:
-        self.model.train()
-        if not self.scratch:
-            layers.keep_statistics(self.model)
-
-    def _drop_patches(self, wanted: bool) -> None:
-        wanted = wanted and self.config.patch_dropout > 0
-        if wanted != self._dropping:
-            layers.drop_patches(self.model, self.config.patch_dropout if wanted else 0.0)
-            self._dropping = wanted
-
-    def _pictures(self, files: list[bytes]) -> Features:
-        features = unit(self.model.encode_image(self.feed.pictures(self.feed.decoded(files))))
-        return np.asarray(features.cpu().numpy(), np.float32)
-
-    def _texts(self, texts: list[str]) -> Features:
-        tokens = self.feed.processor.tokens(texts)
-        features = unit(self.model.encode_text(self.feed.move(tokens)))
-        return np.asarray(features.cpu().numpy(), np.float32)
+    def _score(self) -> dict[str, float]:
+        """Recall on the valid split, if there is one."""
+        if self.valid is None:
+            return {}
+        with self.learner.evaluated():
+            return self.valid.score(self.learner.encode_pictures, self.learner.encode_texts)
 
     # --- state ---------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if not self.group.first:
-            return
-        state = {
-            "format": FORMAT,
-            "model": self.model.state_dict(),
-            "bias": self.bias.detach(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": dict(self.average.state()) if self.average else {},
-        }
-        saving.save_state(self.work, state, self.at)
+        if self.group.first:
+            saving.save_state(self.work, {"format": FORMAT, **self.learner.state()}, self.at)
 
     def _save_best(self, name: str) -> None:
         self.at.best = name
         if self.group.first:
-            with self._averaged():
-                state = self.model.state_dict()
-                saving.save(self.work / name, layers.plain_state(state))
+            with self.learner.averaged():
+                saving.save(self.work / name, self.learner.weights())
 
     def _restore(self) -> bool:
-        import torch
-
         state = self.group.told(saving.read_state(self.work) if self.group.first else None)
         if state is None:
             return False
-        self.model.load_state_dict(state["model"])
-        with torch.no_grad():
-            self.bias.copy_(state["bias"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average:
-            self.average.load(state["average"])
+        self.learner.load(state)
         vars(self.at).update(state["position"])
         return True
 

@@ -13,6 +13,7 @@ two captions of one picture, one caption of several pictures, and the pairs that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Rows:
     belongs: tuple[torch.Tensor, torch.Tensor]
     """bool [n, B] twice: own picture i and caption j belong together; own caption i, picture j."""
 
+    @cached_property
     def similarities(self) -> tuple[torch.Tensor, torch.Tensor]:
         """[n, B] twice: own pictures with all captions, own captions with all pictures."""
         image, text = at_least_float32(self.image), at_least_float32(self.text)
@@ -59,7 +61,7 @@ def softmax_loss(rows: Rows, scale: torch.Tensor, positives: str = "share") -> t
     diagonal = torch.zeros_like(rows.belongs[0])
     diagonal[:, rows.own].fill_diagonal_(True)
     loss = at_least_float32(rows.image.new_zeros(()))
-    for similarity, belongs in zip(rows.similarities(), rows.belongs, strict=True):
+    for similarity, belongs in zip(rows.similarities, rows.belongs, strict=True):
         logits = scale.to(similarity.dtype) * similarity
         if positives == "ignore":
             logits = logits.masked_fill(belongs & ~diagonal, float("-inf"))
@@ -79,7 +81,7 @@ def sigmoid_loss(rows: Rows, scale: torch.Tensor, bias: torch.Tensor) -> torch.T
     import torch
     import torch.nn.functional as functional
 
-    similarity = rows.similarities()[0]
+    similarity = rows.similarities[0]
     logits = scale.to(similarity.dtype) * similarity + bias.to(similarity.dtype)
     sign = torch.where(rows.belongs[0], 1.0, -1.0).to(logits.dtype)
     return -functional.logsigmoid(sign * logits).sum() / len(rows.image)
@@ -94,7 +96,7 @@ def distillation_loss(
     (Yang et al. 2024, CLIP-KD, contrastive relational distillation).
     """
     loss = at_least_float32(rows.image.new_zeros(()))
-    for ours, theirs in zip(rows.similarities(), teacher.similarities(), strict=True):
+    for ours, theirs in zip(rows.similarities, teacher.similarities, strict=True):
         wanted = (teacher_scale * theirs).softmax(dim=1)
         loss = loss - (wanted * (scale.to(ours.dtype) * ours).log_softmax(dim=1)).sum()
     return loss / (2 * len(rows.image))
@@ -107,6 +109,6 @@ def hits(rows: Rows) -> tuple[int, int]:
     """
     image, text = (
         int(belongs.gather(1, similarity.argmax(dim=1, keepdim=True)).sum())
-        for similarity, belongs in zip(rows.similarities(), rows.belongs, strict=True)
+        for similarity, belongs in zip(rows.similarities, rows.belongs, strict=True)
     )
     return image, text

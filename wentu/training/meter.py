@@ -22,7 +22,7 @@ class Meter:
     """
 
     def __init__(self, device: torch.device, flops: float, peak: float) -> None:
-        """flops: of one pair's forward pass; peak: operations per second of all devices, or 0."""
+        """flops: of one pair's forward pass, or 0. peak: operations per second of all devices."""
         self._device, self._flops, self._peak = device, flops, peak
         self._began = time.monotonic()
         self.samples, self.waited = 0, 0.0
@@ -54,7 +54,7 @@ class Meter:
             "loader_wait": self.waited / seconds,
             "memory_gib": peak_memory(self._device) / 2**30,
         }
-        return found | ({"mfu": 3 * self._flops * rate / self._peak} if self._peak else {})
+        return found | ({"mfu": 3 * self._flops * rate / self._peak} if self._flops else {})
 
 
 def means(sums: Mapping[str, float], count: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from wentu.training.layers import deepest, depth_of
+from wentu.training.layers import depth_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,8 @@ def parameter_groups(
     layers above.
     """
     groups: dict[tuple[bool, float], list[Any]] = {}
-    depths, top, decayed = depth_of(model), deepest(model), set(matrices(model))
+    depths, decayed = depth_of(model), set(matrices(model))
+    top = max(depths.values())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scale = layer_decay ** (top - depths[name])

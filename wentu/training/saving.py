@@ -26,7 +26,7 @@ from wentu.errors import FormatError, StoppedError, WentuError
 from wentu.formats import FORMAT
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 STATE, LATEST = "state.pt", "latest.pt"
 
@@ -119,11 +119,6 @@ def position(work: Path) -> Position:
     """Where the training in a work folder stands."""
     state = read_state(work)
     return Position(**state["position"]) if state else Position()
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file of weights."""
-    return read_pt(path)
 
 
 class Stop:

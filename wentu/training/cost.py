@@ -1,0 +1,223 @@
+"""What a training costs, found by taking one step with tensors that hold no numbers.
+
+torch's fake tensors go through the real model, forward and backward, with shapes only: nothing is
+allocated, nothing computed. What would be alive at each moment is added up. So every architecture,
+layer trick and precision is counted as it is, and no formula has to follow them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wentu.clip.model import Architecture, build
+from wentu.training import layers, losses
+from wentu.training.config import Config
+from wentu.training.data import CACHE_BYTES
+
+if TYPE_CHECKING:
+    import torch
+
+CAPTION_TOKENS = 24
+"""Of a usual Chinese caption, [CLS] and [SEP] included."""
+LIBRARIES = 0.75 * 2**30
+"""Bytes of a process that has torch and MLflow imported (measured: 0.7 to 0.8 GiB)."""
+CONTEXT = 1.0 * 2**30
+"""Bytes on a GPU that are no tensors: CUDA's context, workspaces of cuBLAS and cuDNN."""
+FRAGMENTS = 1.05
+"""What torch's allocator holds on a GPU, for each byte that is in use at the peak."""
+ADAM = 8
+"""Bytes for each number that learns: two moments in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A forward pass of one pair, in floating-point operations."""
+
+    parameters: int
+    image: float
+    text: float
+
+
+def forward(arch: Architecture, tokens: int = CAPTION_TOKENS) -> Forward:
+    """What it takes to encode a picture, and a caption of ``tokens``."""
+    model = _on(arch, "meta")
+    image, text = (_flops(model, encode) for encode in _encoders(model, arch, 1, tokens))
+    parameters = sum(each.numel() for each in model.parameters())
+    return Forward(parameters=parameters, image=image, text=text)
+
+
+def pair_flops(arch: Architecture) -> float:
+    """Operations of a pair's forward pass."""
+    found = forward(arch)
+    return found.image + found.text
+
+
+def memory(
+    arch: Architecture,
+    config: Config,
+    *,
+    gpu: bool,
+    devices: int = 1,
+    pairs: int = 10**9,
+    tokens: int = CAPTION_TOKENS,
+    scratch: bool = False,
+) -> float:
+    """Bytes that training needs at most, on each of ``devices``.
+
+    Args:
+        gpu: on a device of its own; else in the host's memory, where a process keeps more.
+        pairs: in an epoch. tokens: of the longest caption in a batch.
+    """
+    step = _Step(arch, config, min(config.batch_size, pairs), devices, tokens, gpu=gpu)
+    peak = step.peak()
+    total = float(peak) + ADAM * step.learned + (4 * step.numbers if config.ema else 0)
+    if gpu:
+        return FRAGMENTS * total + CONTEXT
+    # The start is kept to try averages with, and pictures are kept decoded.
+    start = 4 * step.numbers if config.interpolate and not scratch else 0
+    return LIBRARIES + total + start + min(CACHE_BYTES, pairs * 3 * arch.resolution**2)
+
+
+def _on(arch: Architecture, device: str) -> Any:
+    import torch
+
+    with torch.device(device):
+        return build(arch)
+
+
+def _encoders(model: Any, arch: Architecture, count: int, tokens: int) -> list[Callable[[], Any]]:
+    """What encodes ``count`` pictures, and as many texts, wherever the model is."""
+    import torch
+
+    place = model.logit_scale.device
+    pictures = torch.empty(count, 3, arch.resolution, arch.resolution, device=place)
+    length = arch.context_length if arch.family == "openclip" else min(tokens, arch.context_length)
+    texts = torch.ones(count, length, dtype=torch.long, device=place)
+    return [lambda: model.encode_image(pictures), lambda: model.encode_text(texts)]
+
+
+def _flops(model: Any, encode: Callable[[], Any]) -> float:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # In evaluation torch has fused layers that the counter does not know.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.train()
+        encode()
+    return float(counter.get_total_flops())
+
+
+class _Step:
+    """One step of a training, in shapes."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        config: Config,
+        batch: int,
+        devices: int,
+        tokens: int,
+        *,
+        gpu: bool,
+    ) -> None:
+        self.arch, self.config, self.gpu = arch, config, gpu
+        self.batch, self.tokens = batch, tokens
+        self.half = config.precision in ("bf16", "fp16") or (gpu and config.precision == "auto")
+        self.share = -(-batch // devices)
+        self.chunk = min(config.chunk or self.share, self.share)
+        self.numbers = self.learned = 0
+
+    def peak(self) -> int:
+        """Bytes of weights, gradients and everything between, at their most."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        model = _on(self.arch, "meta")
+        with FakeTensorMode():
+            _refill(model)
+            layers.prepare(model, self.config, "gpu" if self.gpu else "cpu")
+            model.train()
+            self.numbers = sum(p.numel() for p in model.parameters())
+            self.learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            with _alive()(model) as alive:
+                self._loss(model)
+                self._chunk(model)
+                if self.chunk < self.share:  # now with all gradients there
+                    self._chunk(model)
+        return int(alive.most)
+
+    def _chunk(self, model: Any) -> None:
+        import torch
+
+        encoders = _encoders(model, self.arch, self.chunk, self.tokens)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+            features = [encode() for encode in encoders]
+        live = [each.float().sum() for each in features if each.requires_grad]
+        if live:
+            torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
+
+    def _loss(self, model: Any) -> None:
+        import torch
+
+        width = self.arch.embed_dim
+        image, text = (torch.empty(self.batch, width, requires_grad=True) for _ in range(2))
+        belongs = torch.zeros(self.share, self.batch, dtype=torch.bool)
+        rows = losses.Rows(
+            image=image, text=text, own=slice(0, self.share), belongs=(belongs, belongs)
+        )
+        losses.softmax_loss(rows, model.logit_scale.exp(), self.config.positives).backward()  # type: ignore[no-untyped-call]
+
+
+def _refill(model: Any) -> None:
+    """Give a model without storage weights of the mode that is on."""
+    import torch
+
+    for module in model.modules():
+        for name, each in module._parameters.items():
+            if each is not None:
+                empty = torch.empty(each.shape, dtype=each.dtype)
+                module._parameters[name] = torch.nn.Parameter(empty)
+        for name, each in module._buffers.items():
+            if each is not None:
+                module._buffers[name] = torch.zeros(each.shape, dtype=each.dtype)
+
+
+def _alive() -> Any:
+    """The class of a mode that adds up the storages that are alive; torch comes late here."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __init__(self, model: Any) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.now, self.most = 0, 0
+            self._known: dict[int, int] = {}
+            for each in model.state_dict(keep_vars=True).values():
+                self._see(each)
+
+        def _see(self, tensor: torch.Tensor) -> None:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in self._known:
+                self._known[key] = storage.nbytes()
+                self.now += self._known[key]
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, key)
+
+        def _gone(self, key: int) -> None:
+            self.now -= self._known.pop(key)
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = func(*args, **(kwargs or {}))
+            for each in tree_leaves(made):
+                if isinstance(each, torch.Tensor):
+                    self._see(each)
+            return made
+
+    return Alive
