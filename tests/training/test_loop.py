@@ -94,7 +94,10 @@ def test_a_finished_training_is_not_done_again(built: Any, tmp_path: Path) -> No
 
 def test_only_the_best_weights_are_kept(built: Any, tmp_path: Path) -> None:
     _, at = train(built, tmp_path, epochs=6)
-    assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "latest.pt", at.best}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("state.pt", "latest.pt", "result.json"),
+        at.best,
+    }
 
 
 def test_sigterm_saves_and_ends(built: Any, tmp_path: Path) -> None:

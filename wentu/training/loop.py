@@ -79,6 +79,11 @@ class Trainer:
         Leaves the best weights (``Position.best``) and the last ones (``latest.pt``) in the work
         folder. Raises StoppedError after SIGTERM, once the state is saved.
         """
+        ended: Position | None = self.group.told(
+            saving.read_result(self.work) if self.group.first else None
+        )
+        if ended:
+            return ended
         at = self.at
         if self.learner.precision != "fp32" and self.learner.device.type == "cpu":
             self._note(
@@ -98,8 +103,7 @@ class Trainer:
                     self._epoch()
                 except Diverged as error:
                     self._diverge(error)
-        if not at.finished:
-            self._finish()
+        self._finish()
         return at
 
     def _epoch(self) -> None:
@@ -224,9 +228,8 @@ class Trainer:
             saving.save(self.work / LATEST, self.learner.weights())
         if self.start is not None and at.best_epoch:
             self._interpolate(self.start)
-        at.finished = True
         if self.group.first:
-            saving.save_position(self.work, at)
+            saving.save_result(self.work, at)
 
     def _interpolate(self, start: Mapping[str, torch.Tensor]) -> None:
         import torch

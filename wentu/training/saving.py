@@ -3,6 +3,7 @@
     state.pt        everything that the next step depends on, and the name of
     best-<n>.pt     the best weights so far, under the model's own names
     latest.pt       the last weights, once the training is over
+    result.json     where it ended, once nothing is left to do
 
 Each is written whole or not at all, the weights before the state that names them, so that the two
 never disagree. No generator's state is among them: whatever is random in a step is drawn anew from
@@ -19,16 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wentu.clip.files import read_pt, save_atomic
 from wentu.errors import FormatError, StoppedError, WentuError
-from wentu.formats import FORMAT
+from wentu.formats import FORMAT, read_json, write_json
 
-if TYPE_CHECKING:
-    pass
-
-STATE, LATEST = "state.pt", "latest.pt"
+STATE, LATEST, RESULT = "state.pt", "latest.pt", "result.json"
 
 
 @dataclass(kw_only=True)
@@ -58,8 +56,6 @@ class Position:
     """Why the training ended: epochs, patience, diverged; empty while it goes on."""
     diverged_at: int = 0
     """The step whose loss was no number; 0: none."""
-    finished: bool = False
-    """Nothing is left to do: the weights that come out are chosen."""
 
 
 def save(path: Path, value: Mapping[str, Any]) -> None:
@@ -103,20 +99,33 @@ def read_state(work: Path) -> dict[str, Any] | None:
 def save_state(work: Path, state: Mapping[str, Any], at: Position) -> None:
     """Write the state; only then older best weights go."""
     save(work / STATE, {**state, "position": vars(at)})
+    keep_best(work, at)
+
+
+def keep_best(work: Path, at: Position) -> None:
+    """Remove all best weights but the best."""
     for path in work.glob("best-*.pt"):
         if path.name != at.best:
             path.unlink()
 
 
-def save_position(work: Path, at: Position) -> None:
-    """Write the state again with another position, and nothing else changed."""
-    state = read_state(work)
-    assert state is not None
-    save_state(work, state, at)
+def save_result(work: Path, at: Position) -> None:
+    """Nothing is left to do: the weights that come out are chosen."""
+    write_json(work / RESULT, vars(at))
+    keep_best(work, at)
+
+
+def read_result(work: Path) -> Position | None:
+    """Where a training ended; None while there is something left to do."""
+    path = work / RESULT
+    return Position(**read_json(path)) if path.exists() else None
 
 
 def position(work: Path) -> Position:
     """Where the training in a work folder stands."""
+    found = read_result(work)
+    if found:
+        return found
     state = read_state(work)
     return Position(**state["position"]) if state else Position()
 
