@@ -289,6 +289,19 @@ def test_search_finds_the_captions_of_a_picture(built: Any) -> None:
         assert "--to captions goes with --picture alone" in str(done.exception)
 
 
+def test_a_plan_does_without_the_weights_and_says_that_they_are_missing(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
+    words = ["plan", "--pictures", str(built.collection), "--captions", str(built.collection)]
+    words += ["--model", "RN50", "--preset", "gpu-6gb", "--store", str(tmp_path / "store")]
+    shown = CliRunner().invoke(cli.build(), words, env={"COLUMNS": "300"})
+    assert shown.exit_code == 0, shown.output
+    assert "source: predicted by `wentu plan`" in shown.output
+    assert "or on a GPU" in shown.output
+    assert "Before a run: the pretrained weights of RN50 are not on this machine" in shown.output
+
+
 def test_search_draws_a_sheet(built: Any, tmp_path: Path) -> None:
     sheet = tmp_path / "found.png"
     words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--sheet", str(sheet)]

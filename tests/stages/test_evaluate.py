@@ -16,8 +16,17 @@ from wentu.errors import InputError
 from wentu.formats import PairsLmdb, folder_sha256, read_manifest
 from wentu.retrieval import Ranks, Task
 from wentu.stages import evaluate as stage
-from wentu.stages.evaluate import Config, Scored, clusters_of, evaluate, judge, split_version
+from wentu.stages.evaluate import (
+    Config,
+    Scored,
+    clusters_of,
+    evaluate,
+    hold_to,
+    judge,
+    split_version,
+)
 from wentu.store import Store
+from wentu.zeroshot import Scores
 
 
 def call(built: Any, tmp_path: Path, **changed: Any) -> dict[str, Any]:
@@ -328,9 +337,77 @@ def test_an_unknown_pointer_is_named(built: Any, store: str, tmp_path: Path) -> 
         call(built, tmp_path, store=store, pointer=7)
 
 
+# --- a general task that must not be unlearned ------------------------------------------------
+
+
+def suite(top1: float) -> Scores:
+    return Scores(top1=top1, top5=1.0, mean_per_class=top1, per_class=[], unreadable=0)
+
+
+@pytest.mark.parametrize(
+    ("rival", "candidate", "most", "promote"),
+    [(0.50, 0.49, 0.02, True), (0.50, 0.47, 0.02, False), (0.50, 0.47, 0.05, True)],
+)
+def test_what_unlearned_too_much_is_not_promoted(
+    rival: float, candidate: float, most: float, promote: bool
+) -> None:
+    models = {"champion": scored([20] * 40), "candidate": scored([1] * 40)}
+    verdict = judge(models, TASK, GROUPS, Config(), had_champion=True)
+    scores = {"champion": suite(rival), "candidate": suite(candidate)}
+    config = Config(max_suite_drop=most)
+    held = hold_to(scores, verdict, config, had_champion=True)
+    assert held["promote"] is promote
+    assert held["suite_change"] == pytest.approx(candidate - rival)
+    sentence = f"general task {100 * (candidate - rival):+.1f} points (at most {-100 * most:.1f})"
+    assert held["reason"] == f"{verdict['reason']}; {sentence}"
+
+
+def test_a_first_model_is_compared_with_its_start_on_the_suite() -> None:
+    models = {"start": scored([20] * 40), "candidate": scored([1] * 40)}
+    verdict = judge(models, TASK, GROUPS, Config(), had_champion=False)
+    scores = {"start": suite(0.5), "candidate": suite(0.1)}
+    held = hold_to(scores, verdict, Config(), had_champion=False)
+    assert held["promote"] is True
+    assert "general task -40.0 points" in held["reason"]
+
+
+def test_the_suite_stands_in_the_result_and_in_the_report(
+    built: Any, store: str, tmp_path: Path
+) -> None:
+    """Every model classifies the same pictures; equal models lose nothing."""
+    source = sorted((built.collection / "pictures").iterdir())
+    for number, path in enumerate(source[:6]):
+        folder = tmp_path / "suite" / ("圆形" if number % 2 else "星形")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    place = str(tmp_path / "suite")
+    result = call(
+        built, tmp_path, store=store, pointer=1, config=Config(suite=place, resamples=100)
+    )
+    assert result["suite"].keys() == {"start", "champion", "candidate"}
+    assert result["suite"]["candidate"] == result["suite"]["champion"]
+    assert result["verdict"]["suite_change"] == 0.0
+    assert "general task +0.0 points" in result["verdict"]["reason"]
+    page = (tmp_path / "evaluation" / "report.html").read_text("utf-8")
+    assert "General task" in page
+    with pytest.raises(InputError, match=r"--suite .*: no such folder"):
+        call(built, tmp_path, store=store, pointer=1, config=Config(suite=place + "x"))
+
+
+def test_each_caption_is_kept_with_its_rank_by_every_model(built: Any) -> None:
+    lines = (built.evaluation / "queries.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    result = result_of(built)
+    assert len(rows) == result["queries"]
+    for name in ("start", "candidate"):
+        hits = [row["ranks"][name] == 1 for row in rows]
+        assert np.mean(hits) == pytest.approx(result["metrics"][name]["text_to_image/recall@1"])
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
+        ({"max_suite_drop": 1.5}, r"--max-suite-drop 1\.5: give a share from 0 to 1"),
         ({"confidence": 1.0}, r"--confidence 1\.0: give a level from 0\.5 to below 1"),
         ({"confidence": 0.1}, r"--confidence 0\.1: give a level"),
         ({"resamples": 10}, "--resamples 10: give 100 or more"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -26,6 +27,17 @@ from wentu.errors import FormatError, InputError
 from wentu.formats import CATALOG, read_manifest
 from wentu.stages import pack_lmdb
 from wentu.stages.finetune import Config, finetune
+
+
+class Malicious:
+    """Unpickled by the standard library, it makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
 
 TINIEST = {"batch_size": 8, "learning_rate": 1e-3}
 
@@ -348,6 +360,16 @@ def test_a_wrong_start_leaves_the_checkpoint_that_is_there(built: Any, tmp_path:
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(FormatError, match=r"broken\.pt cannot be read safely as a checkpoint"):
         tuned(tmp_path, built.lmdb, model=str(tmp_path / "broken.pt"))
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": {}, "args": Malicious(mark)}, tmp_path / "bad.pt")
+    with pytest.raises(FormatError, match=r"bad\.pt cannot be read safely as a checkpoint"):
+        tuned(tmp_path, built.lmdb, model=str(tmp_path / "bad.pt"))
+    assert not mark.exists()
+    found = torch.load(built.checkpoint / "epoch_best.pt", weights_only=True)
+    found["wentu"]["config"] = {**found["wentu"]["config"], "vision_layers": 5}
+    torch.save(found, tmp_path / "other.pt")
+    with pytest.raises(FormatError, match="the weights do not fit tiny: missing or of another"):
+        tuned(tmp_path, built.lmdb, model=str(tmp_path / "other.pt"))
     with pytest.raises(InputError, match="--context-length 99"):
         tuned(tmp_path, built.lmdb, context_length=99)
     assert formats.folder_sha256(out) == before

@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from wentu.clip import checkpoint
-from wentu.errors import InputError, WentuError
+from wentu.clip.files import read_pt
+from wentu.errors import InputError, StageError, WentuError
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training import saving
 from wentu.training.config import Config
 from wentu.training.job import Job, launch, refuse_no_numbers
+from wentu.training.learner import Learner
 
 USUAL: dict[str, Any] = {"batch_size": 9, "learning_rate": 1e-3, "augment": "crop"}
 
@@ -90,6 +92,41 @@ def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_pa
     assert "a training process ended without a word" in errors
     assert not workers(tmp_path)
     assert saving.position(tmp_path).step >= 5
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"),
+            r"the device failed or is gone \(CUDA error: unspecified launch failure\)\. The last",
+        ),
+        (torch.OutOfMemoryError("Tried to allocate"), "not enough memory for a step.*--chunk"),
+        (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+    ],
+    ids=["gone", "full", "full host"],
+)
+def test_a_device_that_fails_is_said_and_the_same_command_goes_on(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+) -> None:
+    """Thrown where a card throws it: no card here can be pulled out."""
+    step = Learner.step
+
+    def fail(self: Learner, batch: Any, number: int, *more: Any) -> Any:
+        if number == 6:
+            raise error
+        return step(self, batch, number, *more)
+
+    monkeypatch.setattr(Learner, "step", fail)
+    with pytest.raises(StageError, match=sentence):
+        train(built, tmp_path / "a", nproc=1, epochs=2, save_seconds=0.0)
+    assert saving.position(tmp_path / "a").step == 6
+    monkeypatch.setattr(Learner, "step", step)
+    at = train(built, tmp_path / "a", nproc=1, epochs=2)
+    whole = train(built, tmp_path / "b", nproc=1, epochs=2)
+    one, other = (read_pt(tmp_path / each / at.best) for each in ("a", "b"))
+    assert at.step == whole.step == 8
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def workers(work: Path) -> list[int]:

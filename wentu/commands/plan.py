@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wentu.commands.options import console as make_console
 from wentu.commands.options import make_command
 from wentu.commands.run import complete, run_options
 from wentu.language import pick
+from wentu.orchestrate.parameters import presets
 from wentu.progress import clock
 
 
@@ -23,7 +26,10 @@ def execute(**given: Any) -> None:
     """Estimate and print."""
     from wentu.orchestrate.estimate import estimate
 
-    found, console = estimate(complete(given)), make_console()
+    preset, console = given.get("preset"), make_console()
+    found = estimate(complete(given))
+    if preset:
+        show_preset(preset, console)
     words = {
         "train": pick("train", "训练"),
         "refresh": pick("refresh the index", "刷新索引"),
@@ -53,12 +59,28 @@ def execute(**given: Any) -> None:
     if found.gpu_memory:
         table.add_row(pick("or on a GPU", "或显存"), size(found.gpu_memory))
     console.print(table)
+    if found.missing:
+        console.print(pick("Before a run: ", "运行之前：") + found.missing, highlight=False)
     console.print(
         pick(
             "Estimates: times within a factor of two, memory of the training within 15 %.",
             "估算值：时间误差可达一倍，训练内存误差约 15 %。",
         )
     )
+
+
+def show_preset(name: str, console: Console) -> None:
+    """What a preset is made for, where it comes from, and what to expect of it."""
+    about = presets()[name]["about"]
+    labels = {
+        "source": pick("source", "来源"),
+        "time": pick("time", "时间"),
+        "memory": pick("memory", "内存"),
+        "expect": pick("expect", "预期"),
+    }
+    console.print(f"[bold]{name}[/]: {pick(about['en'], about['zh'])}")
+    for key, label in labels.items():
+        console.print(f"  {label}: {escape(about[key])}", highlight=False)
 
 
 def size(count: float) -> str:

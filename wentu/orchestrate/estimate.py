@@ -18,8 +18,10 @@ import numpy as np
 
 from wentu import captions as layouts
 from wentu import pictures as decoder
+from wentu.clip.checkpoint import find_weights
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
 from wentu.collection import Skipped
+from wentu.errors import InputError
 from wentu.orchestrate.parameters import config_of
 from wentu.orchestrate.watch import FLOW
 from wentu.progress import Reporter
@@ -54,6 +56,8 @@ class Estimate:
     """Bytes, of the stage that needs most, on a CPU."""
     gpu_memory: float
     """Bytes on each GPU where training uses them; 0 where nothing is trained."""
+    missing: str
+    """What a run would stop at."""
 
 
 def estimate(values: Mapping[str, Any]) -> Estimate:
@@ -64,12 +68,13 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     config, settings = config_of("inventory", values), config_of("finetune", values)
     assert isinstance(config, inventory.Config)
     assert isinstance(settings, Training)
+    model, missing = start_of(values)
     answer = inventory.decide(
         store,
         rows,
         inventory.listing_digest(rows),
         captions,
-        str(values["model"]),
+        model,
         training_settings(pairs=config_of("pairs", values).text(), finetune=settings.text()),
         config,
     )
@@ -82,7 +87,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     rate, learning = EFFICIENCY * matrix_rate(), training_rate(settings)
     compute = {
         "pairs": decode * len(files),
-        "finetune": 3 * both * pairs * settings.epochs / learning,
+        "finetune": passes(settings) * both * pairs * settings.epochs / learning,
         "evaluate": 3 * both * len(files) * float(values["test_fraction"]) / rate,
         "features": len(files) * (decode + each.image / rate),
     }
@@ -93,7 +98,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     memory, gpu_memory = cost.LIBRARIES + 8.0 * each.parameters, 0.0
     if answer.decision == "train":
         disk |= {"tsv": 1.34 * size, "lmdb": 1.5 * size, "weights": 40.0 * each.parameters}
-        scratch = answer.model.startswith(SCRATCH)
+        scratch = answer.model.startswith(SCRATCH) and not missing
         memory, gpu_memory = (
             cost.memory(arch, settings, gpu=gpu, devices=devices, pairs=pairs, scratch=scratch)
             for gpu, devices in ((False, 1), (True, settings.nproc or 1))
@@ -107,7 +112,27 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
         disk=disk if answer.decision != "skip" else {},
         memory=memory,
         gpu_memory=gpu_memory,
+        missing=missing,
     )
+
+
+def start_of(values: Mapping[str, Any]) -> tuple[str, str]:
+    """What to plan with, and what the user has to be told of it: a plan does without weights."""
+    model = str(values["model"])
+    name = model or inventory.DEFAULT_MODEL
+    if not values["train"] or values["scratch"] or name not in NAMES:
+        return model, ""
+    try:
+        find_weights(name)
+    except InputError as error:
+        return SCRATCH + name, str(error)
+    return model, ""
+
+
+def passes(settings: Training) -> int:
+    """Forward passes that a step costs: backward is worth two, and some are done twice."""
+    chunked = 0 < settings.chunk < settings.batch_size
+    return 3 + chunked + settings.checkpointing
 
 
 def training_rate(settings: Training) -> float:

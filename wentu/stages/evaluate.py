@@ -335,16 +335,16 @@ def hold_to(
     rival = "champion" if had_champion else "start"
     if rival not in suite:
         return verdict
-    drop = suite[rival].top1 - suite["candidate"].top1
+    change = suite["candidate"].top1 - suite[rival].top1
     said = pick(
-        f"general task {-100 * drop:+.1f} points (at most {-100 * config.max_suite_drop:.1f})",
-        f"通用任务变化 {-100 * drop:+.1f} 个百分点(下限 {-100 * config.max_suite_drop:.1f})",
+        f"general task {100 * change:+.1f} points (at most {-100 * config.max_suite_drop:.1f})",
+        f"通用任务变化 {100 * change:+.1f} 个百分点(下限 {-100 * config.max_suite_drop:.1f})",
     )
-    held = drop > config.max_suite_drop and had_champion
+    held = -change > config.max_suite_drop and had_champion
     return verdict | {
         "promote": verdict["promote"] and not held,
         "reason": verdict["reason"] + pick("; ", "；") + said,
-        "suite_drop": drop,
+        "suite_change": change,
     }
 
 
@@ -488,6 +488,8 @@ def write_report(
         )
         sections.append(report.Picture(png=out / "recall.png", text=heading, heading=heading))
         sections.append(metrics_table({name: each.metrics for name, each in scored.items()}))
+    if result["suite"]:
+        sections.append(suite_table(result["suite"]))
     if history:
         report.plot_loss(history, out / "epoch_loss.png")
         report.plot_recall(history, out / "epoch_recall.png")
@@ -522,6 +524,23 @@ def metrics_table(metrics: dict[str, dict[str, float]]) -> report.Table:
         rows.append([label[way], known.get(key, figure.replace("_", " ")), *cells])
     heads = [pick("direction", "方向"), pick("figure", "指标"), *names]
     return report.Table(columns=heads, rows=rows)
+
+
+def suite_table(suite: dict[str, dict[str, Any]]) -> report.Table:
+    """How well each model classifies the general task, percent."""
+    rows = [
+        [name, RATIO.format(100 * each["top1"]), RATIO.format(100 * each["mean_per_class"])]
+        for name, each in suite.items()
+    ]
+    return report.Table(
+        columns=[
+            pick("model", "模型"),
+            pick("recognised", "正确率"),
+            pick("mean of the classes", "各类平均"),
+        ],
+        rows=rows,
+        heading=pick("General task", "通用任务"),
+    )
 
 
 def worst_queries(scored: Scored, task: Task, lmdb: Path) -> report.Gallery:

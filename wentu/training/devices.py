@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from wentu.errors import InputError
+from wentu.errors import InputError, StageError
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,39 @@ def precision_of(name: str, device: torch.device) -> tuple[str, Callable[[], Any
         lambda: torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
         scaler,
     )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say in a sentence what became of a device that failed; StageError."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise StageError(
+            f"not enough memory for a step ({_first_line(error)}). Halve --chunk, or take "
+            "--checkpointing, and run the same command again; `wentu plan` says what is needed.",
+            f"内存不足以完成一步({_first_line(error)})。请将 --chunk 减半或加 --checkpointing，"
+            "再次运行同一命令；wentu plan 会给出所需内存。",
+        ) from error
+    except torch.AcceleratorError as error:
+        raise StageError(
+            f"the device failed or is gone ({_first_line(error)}). The last state that was saved "
+            "is there: once the device is back, the same command goes on from it; or go on "
+            "without it, with --device cpu.",
+            f"设备出错或已丢失({_first_line(error)})。最近保存的状态仍在：设备恢复后运行同一命令"
+            "即可继续；也可用 --device cpu 在 CPU 上继续。",
+        ) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # how torch says it on a CPU
+            raise
+        with explained():
+            raise MemoryError(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def peak_memory(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from wentu.formats import CATALOG, facts, read_json, read_manifest, write_json
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training.config import Config
-from wentu.training.devices import pick_device, processes
+from wentu.training.devices import explained, pick_device, processes
 from wentu.training.parallel import Group
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Job:
             tracker=tracker if group.first else Tracker(),
         )
         del start  # a copy of all weights, unless the trainer keeps it
-        with closing(batches):
+        with closing(batches), explained():
             trainer.run()
         if valid:
             valid.close()

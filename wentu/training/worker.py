@@ -21,7 +21,7 @@ def main(path: Path, tracked: str = "") -> int:
     try:
         job.train(open_reporter("finetune"), attach(tracked) if rank() == 0 else Tracker())
     except WentuError as error:
-        if rank() == 0:
+        if not (job.work / FAILURE).exists():  # the first that fails says why
             failure = {"text": str(error), "exit_code": error.exit_code}
             write_json(job.work / FAILURE, failure)
         return error.exit_code
