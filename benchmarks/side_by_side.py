@@ -111,7 +111,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], aim: float = 0.0) -> s
     middle = statistics.median(theirs) / statistics.median(ours)
     each = [right / left for left, right in zip(ours, theirs, strict=True)]
     text = f"{middle:.1f}x ({min(each):.1f}-{max(each):.1f})"
-    return f"{text}  aim {aim:.0f}x: {'met' if middle >= aim else 'MISSED'}" if aim else text
+    return f"{text}  aim {aim:g}x: {'met' if middle >= aim else 'MISSED'}" if aim else text
 
 
 def cosine_note(cosines: Mapping[str, float]) -> str:

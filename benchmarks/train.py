@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import captions, collection, draw
-from benchmarks.side_by_side import Row, Seconds, in_turn, run, table
+from benchmarks.side_by_side import Row, Seconds, Times, in_turn, run, table
 
 WARM = 1
 """Steps that are not counted: the first one allocates, and waits for the first batch."""
@@ -90,10 +90,28 @@ def measure(folder: Path, *, quick: bool, device: str = "cpu") -> None:
             "theirs: training/main.py, unmodified, in full: fp32 on the CPU, --precision amp on a "
             "GPU; 4 loader processes; 52 tokens",
             "ours: wentu.training with its defaults, texts cut to the longest of their batch",
+            f"MFU: {utilisation(size, times[0], device):.1%} (theirs "
+            f"{utilisation(size, times[1], device):.1%}) of {PEAK[device == 'cpu']}; 3 forward passes "
+            "of a pair of 24 tokens, whatever is computed beside",
             f"waited for data: {waits[0]:.1%} of a step (theirs {waits[1]:.1%})",
             f"peak memory: {left:.2f} GiB (theirs {right:.2f} GiB, loader processes not counted)",
         ],
     )
+
+
+PEAK = ("the card's peak in bf16", "this machine's float32 matrix product")
+
+
+def utilisation(size: Size, times: Times, device: str) -> float:
+    """Share of what the device could do at most that goes into the model; 0: its peak is unknown."""
+    from wentu.clip.model import architecture
+    from wentu.orchestrate.estimate import matrix_rate
+    from wentu.training.cost import pair_flops
+    from wentu.training.devices import peak_rate_of, pick_device
+
+    peak = matrix_rate() if device == "cpu" else peak_rate_of(pick_device(device), "bf16")
+    rate = size.batch / statistics.median(times["step"])
+    return 3 * pair_flops(architecture(size.model)) * rate / peak if peak else 0.0
 
 
 def _words(size: Size) -> list[str]:

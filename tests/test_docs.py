@@ -276,7 +276,7 @@ def test_python_examples_compile_and_name_what_exists(page: Path) -> None:
 # --- pages that are followed ------------------------------------------------------------------
 
 RUN = ("README.md", *(f"docs/{n}.md" for n in ("bring-your-data", "bring-your-model")))
-RUN += ("docs/from-chinese-clip.md", "docs/faq.md")
+RUN += ("docs/fine-tuning.md", "docs/from-chinese-clip.md", "docs/faq.md")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
 PICTURES = 24
 SPLIT = ("train",) * 14 + ("val",) * 4 + ("test",) * 6

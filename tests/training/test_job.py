@@ -17,6 +17,7 @@ import torch
 from wentu.clip import checkpoint
 from wentu.clip.files import read_pt
 from wentu.errors import InputError, StageError, WentuError
+from wentu.formats import read_manifest
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training import saving
@@ -127,6 +128,21 @@ def test_a_device_that_fails_is_said_and_the_same_command_goes_on(
     one, other = (read_pt(tmp_path / each / at.best) for each in ("a", "b"))
     assert at.step == whole.step == 8
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_torchrun_may_start_the_stage_itself(built: Any, tmp_path: Path) -> None:
+    """As one does on several machines: every process is the command; the first one writes."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "wentu", "finetune", "--lmdb", str(built.lmdb), "--model", "tiny"]
+    words += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    words += ["--epochs", "2", "--batch-size", "9", "--learning-rate", "1e-3"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = json.loads((tmp_path / "out" / "history.json").read_text("utf-8"))
+    assert read_manifest(tmp_path / "out", "finetune").counts["steps"] == 8
+    alone = train(built, tmp_path / "alone", nproc=1, epochs=2, augment="none")
+    for ours, theirs in zip(history[1:], alone.history[1:], strict=True):
+        assert apart(ours["loss"], theirs["loss"]) <= 1e-5
 
 
 def workers(work: Path) -> list[int]:

@@ -92,8 +92,8 @@ class Config(StageConfig):
     )
     patch_dropout: float = option(
         0.0,
-        "Share of a picture's patches that a step leaves out (FLIP): 0.5 is about twice as fast.",
-        "每步随机丢弃的图块比例(FLIP):0.5 约快一倍。",
+        "Share of a picture's patches that a step leaves out (FLIP), to be faster.",
+        "每步随机丢弃的图块比例(FLIP)，以加快训练。",
     )
     unmasked: float = option(
         0.1,
@@ -147,8 +147,8 @@ class Config(StageConfig):
     )
     checkpointing: bool = option(
         False,
-        "Compute activations twice instead of keeping them: half the memory, a third more time.",
-        "激活值重算而不保存：显存约减半，时间约多三分之一。",
+        "Compute activations twice instead of keeping them: much less memory, a third more work.",
+        "激活值重算而不保存：显存大减，计算量多三分之一。",
         shapes=False,
     )
     compile: bool = option(
