@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from wentu import report, retrieval
+from wentu import report, retrieval, verdict
 from wentu.clip.encoder import TorchEncoder
 from wentu.formats import PairsLmdb, read_json, write_json
 from wentu.progress import Reporter, open_reporter
@@ -84,25 +84,24 @@ def prepare(out: Path, name: str, pictures: str, captions: list[str]) -> Path:
     return lmdb
 
 
-def train(lmdb: Path, folder: Path, config: Config, report: Reporter) -> dict[str, Any]:
+def train(lmdb: Path, folder: Path, config: Config, progress: Reporter) -> dict[str, Any]:
     """One arm with one seed: its figures on test, and each query's hits; kept in ``folder``."""
     kept = folder / "result.json"
     if not kept.exists():
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         job = Job(lmdb=lmdb, model="scratch:tiny", work=work, config=config)
-        job.train(report, Tracker())
+        job.train(progress, Tracker())
         at = saving.position(work)
         best = replace(job.start(), state=saving.read_pt(work / at.best))
-        task, groups = evaluate.split_to_test(lmdb)
+        task, _ = evaluate.split_to_test(lmdb)
         with PairsLmdb(lmdb / "test") as split:
-            scored = evaluate.score(split, task, TorchEncoder(best), "test", report)
+            scored = verdict.score(split, task, TorchEncoder(best), "test", progress)
         write_json(
             kept,
             {
                 "metrics": scored.metrics,
                 "hits": scored.hits().tolist(),
-                "clusters": evaluate.clusters_of(task, groups).tolist(),
                 "best_epoch": at.best_epoch,
                 "seconds": at.seconds,
             },
@@ -110,8 +109,9 @@ def train(lmdb: Path, folder: Path, config: Config, report: Reporter) -> dict[st
     return dict(read_json(kept))
 
 
-def compare(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Difference:
+def compare(lmdb: Path, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Difference:
     """``right`` minus ``left``, seed by seed."""
+    task, groups = evaluate.split_to_test(lmdb)
     by_seed = [
         b["metrics"]["mean_recall"] - a["metrics"]["mean_recall"]
         for a, b in zip(left, right, strict=True)
@@ -122,17 +122,19 @@ def compare(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Differen
         free = len(by_seed) - 1
         half = STUDENT[free] * statistics.stdev(by_seed) / math.sqrt(len(by_seed))
     hits = [np.array(b["hits"]) - np.array(a["hits"]) for a, b in zip(left, right, strict=True)]
-    interval = retrieval.paired_bootstrap(np.mean(hits, axis=0), np.array(left[0]["clusters"]))
+    interval = retrieval.paired_bootstrap(
+        np.mean(hits, axis=0) * verdict.weights(task), verdict.clusters_of(task, groups)
+    )
     return Difference(by_seed=by_seed, seeds=(mean - half, mean + half), queries=interval)
 
 
-def write_report(out: Path, name: str, results: dict[str, list[dict[str, Any]]]) -> str:
+def write_report(out: Path, lmdb: Path, name: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """``report.html`` and ``summary.json``; returns the verdict's sentence."""
     first, second = results
-    found = compare(results[first], results[second])
+    found = compare(lmdb, results[first], results[second])
     mean, low, high = statistics.fmean(found.by_seed), *found.seeds
     queries = found.queries
-    verdict = (
+    sentence = (
         f"{name}, {len(found.by_seed)} seeds: mean recall of {second} minus {first}: "
         f"{100 * mean:+.2f} points; over trainings [{100 * low:+.2f}, {100 * high:+.2f}], "
         f"over test pictures [{100 * queries.low:+.2f}, {100 * queries.high:+.2f}]."
@@ -150,15 +152,15 @@ def write_report(out: Path, name: str, results: dict[str, list[dict[str, Any]]])
         out / "report.html",
         "Loss and sampler",
         [
-            report.Paragraph(text=verdict),
+            report.Paragraph(text=sentence),
             report.Paragraph(text=settings + f"\nboth: {USUAL}, {EPOCHS[name]} epochs"),
             table,
         ],
     )
-    summary = {"difference": vars(found) | {"queries": vars(queries)}, "verdict": verdict}
+    summary = {"difference": vars(found) | {"queries": vars(queries)}, "verdict": sentence}
     summary |= {arm: [each["metrics"] for each in results[arm]] for arm in results}
     write_json(out / "summary.json", summary)
-    return verdict
+    return sentence
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def main() -> None:
             result = train(lmdb, given.out / f"{arm}-{seed}", config, progress)
             results[arm].append(result)
             print(json.dumps({"arm": arm, "seed": seed} | result["metrics"]), flush=True)
-    print(write_report(given.out, given.name, results))
+    print(write_report(given.out, lmdb, given.name, results))
 
 
 if __name__ == "__main__":

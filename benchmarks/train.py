@@ -91,8 +91,8 @@ def measure(folder: Path, *, quick: bool, device: str = "cpu") -> None:
             "GPU; 4 loader processes; 52 tokens",
             "ours: wentu.training with its defaults, texts cut to the longest of their batch",
             f"MFU: {utilisation(size, times[0], device):.1%} (theirs "
-            f"{utilisation(size, times[1], device):.1%}) of {PEAK[device == 'cpu']}; 3 forward passes "
-            "of a pair of 24 tokens, whatever is computed beside",
+            f"{utilisation(size, times[1], device):.1%}) of {PEAK[device == 'cpu']}; 3 forward "
+            "passes of a pair of 24 tokens, whatever is computed beside",
             f"waited for data: {waits[0]:.1%} of a step (theirs {waits[1]:.1%})",
             f"peak memory: {left:.2f} GiB (theirs {right:.2f} GiB, loader processes not counted)",
         ],
@@ -103,7 +103,7 @@ PEAK = ("the card's peak in bf16", "this machine's float32 matrix product")
 
 
 def utilisation(size: Size, times: Times, device: str) -> float:
-    """Share of what the device could do at most that goes into the model; 0: its peak is unknown."""
+    """Share of what the device could do that goes into the model; 0: its peak is not known."""
     from wentu.clip.model import architecture
     from wentu.orchestrate.estimate import matrix_rate
     from wentu.training.cost import pair_flops

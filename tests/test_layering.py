@@ -30,7 +30,7 @@ ROOMS = (
     ("wentu.store", "wentu.captions", "wentu.stage"),
     ("wentu.splits", "wentu.clip"),
     ("wentu.catalog", "wentu.training", "wentu.search", "wentu.zeroshot"),
-    ("wentu.interchange",),
+    ("wentu.interchange", "wentu.verdict"),
     ("wentu.stages",),
     ("wentu.orchestrate",),
     ("wentu.commands",),

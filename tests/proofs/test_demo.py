@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.proofs.conftest import must
+from wentu.clip import checkpoint
+from wentu.clip.encoder import TorchEncoder
+from wentu.formats import PairsLmdb
+from wentu.progress import Reporter
+from wentu.stages import evaluate
+from wentu.training.optimizer import PRETRAINED_RATE
+from wentu.verdict import compare, score
 
 pytestmark = pytest.mark.heavy
 MEMORY = 4 * 2**30
@@ -36,3 +43,28 @@ def test_the_demo_finds_unseen_pictures(tmp_path: Path, seed: int) -> None:
     assert (tmp_path / f"searches-{seed}.png").stat().st_size > 10_000
     assert said.count("Search:") == 3
     assert "Next:" in said
+    if seed == 0:
+        a_rate_far_too_high_does_no_harm(found.parents[2], tmp_path / "spoiled")
+
+
+def a_rate_far_too_high_does_no_harm(run: Path, out: Path) -> None:
+    """A hundred times the usual one, from the demo's model: not worse on test, beyond doubt."""
+    lmdb, start = run / "pack-lmdb" / "lmdb", run / "finetune" / "checkpoint" / "epoch_best.pt"
+    rate = 100 * PRETRAINED_RATE
+    words = ["--lmdb", str(lmdb), "--model", str(start), "--store", str(out / "store")]
+    words += ["--out", str(out / "checkpoint"), "--learning-rate", str(rate), "--epochs", "3"]
+    must("finetune", *words)
+    history = json.loads((out / "checkpoint" / "history.json").read_text("utf-8"))
+    assert min(row["recall"] for row in history[1:]) < history[0]["recall"], "it did do harm"
+    task, groups = evaluate.split_to_test(lmdb)
+    with PairsLmdb(lmdb / "test") as split:
+        before, after = (
+            score(split, task, TorchEncoder(checkpoint.load(path)), "test", Reporter())
+            for path in (start, out / "checkpoint" / "epoch_best.pt")
+        )
+    interval = compare(before, after, task, groups)
+    print(
+        f"learning rate {rate:g}: mean recall on test {100 * interval.mean:+.2f} "
+        f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] points"
+    )
+    assert interval.high >= 0

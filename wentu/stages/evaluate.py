@@ -8,23 +8,23 @@ comes after does not care who won.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from wentu import pictures, report, retrieval, zeroshot
+from wentu import pictures, report, zeroshot
 from wentu.clip.bundle import BUNDLE, Bundle, bundle_digest, training_of
 from wentu.clip.encoder import BundleEncoder, Encoder, TorchEncoder
 from wentu.errors import InputError
 from wentu.formats import (
     CATALOG,
     PairsLmdb,
-    batched,
     digest_of,
     facts,
     open_catalog,
@@ -34,12 +34,13 @@ from wentu.formats import (
     write_json,
 )
 from wentu.language import pick
-from wentu.progress import Reporter
 from wentu.retrieval import Task
-from wentu.settings import StageConfig, option
+from wentu.settings import StageConfig, default_of, option
 from wentu.stage import Stage, clear
 from wentu.storage import link_or_copy, local_path
 from wentu.store import Store
+from wentu.training.config import Config as Training
+from wentu.verdict import Scored, hold_to, judge, score
 
 WORST = 24
 """Queries shown in the report."""
@@ -81,23 +82,6 @@ class Config(StageConfig):
         self.need_share("max_suite_drop")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """One model on the test split."""
-
-    metrics: dict[str, float]
-    text_to_image: retrieval.Ranks
-    image_to_text: retrieval.Ranks
-    first: npt.NDArray[np.int64]
-    """[Q] the gallery row that came first for each caption."""
-
-    def hits(self) -> npt.NDArray[np.float64]:
-        """Per query, its mean over recall@1, 5, 10; captions first, then pictures."""
-        best = np.concatenate([self.text_to_image.best, self.image_to_text.best])
-        found: npt.NDArray[np.float64] = np.mean([best <= k for k in retrieval.KS], axis=0)
-        return found
-
-
 def evaluate(
     *,
     lmdb: Path,
@@ -130,9 +114,18 @@ def evaluate(
         models = encoders(bundle, champion, stage)
         scored = score_all(lmdb, task, models, stage) if task.texts else {}
         suite = score_suite(models, config, stage)
-        verdict = judge(scored, task, groups, config, had_champion=champion is not None)
+        verdict = judge(
+            scored,
+            task,
+            groups,
+            had_champion=champion is not None,
+            resamples=config.resamples,
+            level=config.confidence,
+        )
         if suite:
-            verdict = hold_to(suite, verdict, config, had_champion=champion is not None)
+            verdict = hold_to(
+                suite, verdict, had_champion=champion is not None, most=config.max_suite_drop
+            )
         keep = bundle if champion is None or verdict["promote"] else champion
         copy_bundle(keep, winner)
         result = {
@@ -151,7 +144,7 @@ def evaluate(
         }
         write_json(out / "evaluation.json", result)
         write_queries(out / QUERIES, scored, task)
-        write_report(out, result, scored, task, lmdb, training_of(bundle)[0])
+        write_report(out, result, scored, task, lmdb, bundle)
         log(stage, result)
 
 
@@ -292,24 +285,6 @@ def score_all(
         }
 
 
-def score(split: PairsLmdb, task: Task, encoder: Encoder, name: str, progress: Reporter) -> Scored:
-    """Encode every test picture and caption with one model, and rank both ways."""
-    parts = progress.track(batched(task.image_ids, 32), name, len(task.image_ids), size=32)
-    image = np.concatenate([encoder.encode_image([split.picture(i) for i in p]) for p in parts])
-    text = encoder.encode_text(task.texts)
-    to_image = retrieval.rank(text, image, task.pictures_of_text)
-    to_text = retrieval.rank(image, text, task.texts_of_picture)
-    first = np.concatenate(
-        [(part @ image.T).argmax(axis=1) for part in np.array_split(text, 1 + len(text) // 512)]
-    )
-    return Scored(
-        metrics=retrieval.summarize(to_image, to_text),
-        text_to_image=to_image,
-        image_to_text=to_text,
-        first=first,
-    )
-
-
 def score_suite(
     models: dict[str, Encoder], config: Config, stage: Stage
 ) -> dict[str, zeroshot.Scores]:
@@ -322,87 +297,6 @@ def score_suite(
         name: zeroshot.score(encoder, suite, templates, stage.progress, f"{name}, suite")
         for name, encoder in models.items()
     }
-
-
-def hold_to(
-    suite: dict[str, zeroshot.Scores],
-    verdict: dict[str, Any],
-    config: Config,
-    *,
-    had_champion: bool,
-) -> dict[str, Any]:
-    """The verdict, but no promotion of what lost more on the suite than it may."""
-    rival = "champion" if had_champion else "start"
-    if rival not in suite:
-        return verdict
-    change = suite["candidate"].top1 - suite[rival].top1
-    said = pick(
-        f"general task {100 * change:+.1f} points (at most {-100 * config.max_suite_drop:.1f})",
-        f"通用任务变化 {100 * change:+.1f} 个百分点(下限 {-100 * config.max_suite_drop:.1f})",
-    )
-    held = -change > config.max_suite_drop and had_champion
-    return verdict | {
-        "promote": verdict["promote"] and not held,
-        "reason": verdict["reason"] + pick("; ", "；") + said,
-        "suite_change": change,
-    }
-
-
-def clusters_of(task: Task, groups: dict[int, int]) -> npt.NDArray[np.int64]:
-    """The group that each query (captions first, then pictures) is resampled with.
-
-    A caption that stands on several pictures goes with the first of them.
-    """
-    of_row = np.array([groups[image] for image in task.image_ids], dtype=np.int64)
-    of_text = of_row[[rows[0] for rows in task.pictures_of_text]]
-    return np.concatenate([of_text, of_row])
-
-
-def judge(
-    scored: dict[str, Scored],
-    task: Task,
-    groups: dict[int, int],
-    config: Config,
-    *,
-    had_champion: bool,
-) -> dict[str, Any]:
-    """Promote or keep, the interval, and the reason in words.
-
-    Against a champion the whole interval must lie above 0. The first model is released whatever
-    its figures, for there is nothing else to serve; they are compared with its start.
-    """
-    rival = "champion" if had_champion else "start"
-    if rival not in scored:
-        reason = pick("there is no test split to compare on", "没有可供比较的测试集")
-        return {"promote": not had_champion, "reason": reason, "against": "", "interval": None}
-    # Captions are usually more than pictures: weigh them so that each direction counts half, as
-    # in the mean recall.
-    texts, images = len(task.texts), len(task.image_ids)
-    weights = [(texts + images) / (2 * texts), (texts + images) / (2 * images)]
-    weight = np.repeat(weights, [texts, images])
-    difference = (scored["candidate"].hits() - scored[rival].hits()) * weight
-    interval = retrieval.paired_bootstrap(
-        difference, clusters_of(task, groups), resamples=config.resamples, level=config.confidence
-    )
-    text = f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    reason = (
-        pick(
-            f"mean recall {text} points against the current model",
-            f"平均召回率相对现有模型变化 {text} 个百分点",
-        )
-        if had_champion
-        else pick(
-            f"first model; mean recall {text} points against its start",
-            f"首个模型；平均召回率相对起始权重变化 {text} 个百分点",
-        )
-    )
-    if not had_champion and interval.high < 0:
-        reason += pick(
-            ": worse than its start; `wentu run --no-train --model NAME` serves the start instead",
-            "：不如起始权重；可用 wentu run --no-train --model 名称 直接使用起始权重",
-        )
-    better = interval.low > 0 or not had_champion
-    return {"promote": better, "reason": reason, "against": rival, "interval": asdict(interval)}
 
 
 def refuse_same(winner: Path, out: Path, bundle: Path, champion: Path | None) -> None:
@@ -465,14 +359,15 @@ def write_report(
     scored: dict[str, Scored],
     task: Task,
     lmdb: Path,
-    history: list[dict[str, float]],
+    bundle: Path,
 ) -> None:
     """``report.html``, self-contained: verdict, bars, table, curves, worst queries."""
-    verdict = result["verdict"]
+    verdict, history = result["verdict"], training_of(bundle)[0]
     said = pick("Promote: ", "采用：") if verdict["promote"] else pick("Keep: ", "保留现有模型：")
     sections: list[report.Section] = [
         report.Paragraph(text=said + verdict["reason"] + ".", heading=pick("Verdict", "结论"))
     ]
+    sections.insert(0, report.Paragraph(text=about(out, bundle)))
     sections += [report.Paragraph(text=note) for note in result["notes"]]
     if scored:
         report.plot_recall_bars({n: s.metrics for n, s in scored.items()}, out / "recall.png")
@@ -502,6 +397,21 @@ def write_report(
     if scored:
         sections.append(worst_queries(scored["candidate"], task, lmdb))
     report.write_html(out / "report.html", pick("Evaluation", "模型评估"), sections)
+
+
+def about(out: Path, bundle: Path) -> str:
+    """Which run this was, when, and what the candidate is."""
+    origin = Bundle(bundle).info.get("training", {})
+    usual = {each.name: default_of(each) for each in fields(Training)}
+    given = {k: v for k, v in origin.get("config", {}).items() if usual.get(k) != v}
+    settings = ", ".join(f"{name} {value}" for name, value in given.items())
+    lines = [
+        pick("Run: ", "运行：") + os.environ.get("WENTU_RUN_ID", str(out)),
+        pick("Date: ", "日期：") + datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        pick("Started from: ", "起点：") + str(origin.get("model", "?")),
+        pick("Settings: ", "设置：") + (settings or pick("the usual ones", "默认")),
+    ]
+    return "\n".join(lines)
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> report.Table:
