@@ -9,6 +9,8 @@ BIN     := $(ENV)/bin
 READY   := $(ENV)/.wentu-ready
 PINS    := $(if $(ACTIVE),,-c constraints.txt)
 SEED    ?= 0
+# Two tests at a time, each with half of the cores: much of a test uses one core only.
+PYTEST  := OMP_NUM_THREADS=$(shell expr \( $$(nproc) + 1 \) / 2) $(BIN)/python -m pytest -n 2
 
 .PHONY: help setup demo test check proofs exhaustive compile bench clean
 help:  ## what can be made
@@ -25,7 +27,7 @@ demo: $(READY)  ## draw pictures, run everything, search them
 	@$(BIN)/wentu demo --seed $(SEED)
 
 test: $(READY)  ## all tests but the long proofs; no network
-	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m 'not heavy and not exhaustive'
+	PYTHONWARNDEFAULTENCODING=1 $(PYTEST) -m 'not heavy and not exhaustive'
 
 check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/ruff check .
@@ -34,10 +36,10 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done'
 
 proofs: $(READY)  ## kills, races, real data, three demos: about 25 minutes on two cores
-	$(BIN)/python -m pytest -m heavy -s --durations=0
+	$(PYTEST) -m heavy -rP --show-capture=stdout --durations=0
 
 exhaustive: $(READY)  ## 10,000 damaged files for each reader, every character: about 40 minutes
-	$(BIN)/python -m pytest -m exhaustive
+	$(PYTEST) -m exhaustive
 
 compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
 	$(BIN)/python -m pipelines.train pipeline.yaml
