@@ -35,7 +35,7 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done'
 
-proofs: $(READY)  ## kills, races, real data, three demos: about 25 minutes on two cores
+proofs: $(READY)  ## kills, races, real data, three demos: about 45 minutes on two cores
 	$(PYTEST) -m heavy -rP --show-capture=stdout --durations=0
 
 exhaustive: $(READY)  ## 10,000 damaged files for each reader, every character: about 40 minutes

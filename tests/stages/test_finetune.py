@@ -327,6 +327,23 @@ def test_a_start_that_is_not_there_is_named(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_one_picture_is_refused_with_what_to_do_instead(
+    draw: Any, pair: Any, tmp_path: Path
+) -> None:
+    collection, store = tmp_path / "one", str(tmp_path / "store")
+    rows = draw(collection, range(1))
+    (collection / "cn_train.json").write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    pair(collection, str(collection), store, valid_fraction=0.0, test_fraction=0.0)
+    pack_lmdb.pack_lmdb(
+        catalog=tmp_path / "catalog",
+        tsv=tmp_path / "tsv",
+        out=tmp_path / "lmdb",
+        config=pack_lmdb.Config(),
+    )
+    with pytest.raises(InputError, match=r"one picture cannot be told from others.*--no-train"):
+        tuned(tmp_path, tmp_path / "lmdb", model="tiny")
+
+
 def test_an_unfinished_lmdb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"is not finished: it has no manifest\.json"):
         finetune(

@@ -30,6 +30,9 @@ ARITHMETIC = 3
 """Raised when the same data and Config would train to other weights. A training that was begun
 under another number starts anew; other changes of the code do not cost it what it has done."""
 
+FEWEST = 2
+"""Pictures that can be trained on."""
+
 __all__ = ["Config", "finetune"]
 
 
@@ -58,7 +61,15 @@ def finetune(
             f"{model} 已与本次运行开始时不同：摘要为 {digest[:12]}，原为 {model_digest[:12]}。"
             "请重新运行。",
         )
-    inputs = {"pack_lmdb": read_manifest(lmdb, "pack_lmdb").digest, "weights": digest}
+    packed = read_manifest(lmdb, "pack_lmdb")
+    if int(packed.counts.get("train_pictures", 0)) < FEWEST:
+        raise InputError(
+            "one picture cannot be told from others: give captions of two or more to train on, or "
+            "only make the pictures searchable with --no-train.",
+            "只有一张图片，无从区分：训练至少需要两张有描述的图片；"
+            "或用 --no-train 只让图片可检索。",
+        )
+    inputs = {"pack_lmdb": packed.digest, "weights": digest}
     if config.teacher:
         inputs["teacher"] = checkpoint.weights_digest(config.teacher)
     key = digest_of([inputs, model, config.text(shaping=True), ARITHMETIC])

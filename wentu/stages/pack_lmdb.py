@@ -8,7 +8,7 @@ stay behind would give pictures the wrong features.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from wentu.settings import StageConfig
 from wentu.stage import MARK, Stage
 from wentu.storage import link_or_copy
 
-FEWEST = 2
-"""Pictures that can be trained on: each is told from the others."""
 COMMIT_EVERY = 5000
 """Pictures in one transaction: bounds the dirty pages held in memory."""
 
@@ -43,23 +41,14 @@ def pack_lmdb(*, catalog: Path, tsv: Path, out: Path, config: Config) -> None:
             if (tsv / f"{split}_imgs.tsv").exists():
                 samples, images = pack_split(tsv, split, out / split, stage)
                 stage.counts |= {f"{split}_pairs": samples, f"{split}_pictures": images}
-        refuse_too_few(int(stage.counts.get("train_pictures", 0)), stage.counts)
+        if not stage.counts.get("train_pairs"):
+            raise InputError(
+                "no picture is left to train on: give more captions, lower --test-fraction and "
+                "--valid-fraction, or only make the pictures searchable with --no-train.",
+                "没有可用于训练的图片：请提供更多描述，降低 --test-fraction 与 --valid-fraction，"
+                "或用 --no-train 只让图片可检索。",
+            )
         link_or_copy(str(catalog / CATALOG), str(out / CATALOG))
-
-
-def refuse_too_few(training: int, counts: Mapping[str, Any]) -> None:
-    """One picture cannot be told from others."""
-    if training >= FEWEST:
-        return
-    total = sum(int(counts.get(f"{split}_pictures", 0)) for split in SPLITS)
-    raise InputError(
-        f"of {total:,} pictures with captions {training} are left to train on, {FEWEST} are needed "
-        "at the least: give more captions, lower --test-fraction and --valid-fraction, or only "
-        "make the pictures searchable with --no-train.",
-        f"有描述的图片共 {total:,} 张，可用于训练的只有 {training} 张，至少需要 {FEWEST} 张："
-        "请提供更多描述，降低 --test-fraction 与 --valid-fraction，"
-        "或用 --no-train 只让图片可检索。",
-    )
 
 
 def refuse_others(tsv: Path, catalog: Path, pairs: str) -> None:
