@@ -179,11 +179,13 @@ def _draw_accuracy(axes: Axes, epochs: list[float], values: list[float]) -> None
     """What other tools log: right within its batch. Easy in a small one, so it stands back."""
     if not values:
         return
-    axes.plot(epochs, values, color=LINE, linewidth=1.6, zorder=1.6)
+    axes.plot(epochs, values, color=BARS["start"], linewidth=1.6, zorder=1.6)
+    # In the corner opposite to the title: both curves end at about the same place.
     axes.annotate(
-        pick("right within its batch", "批内准确率"),
-        (epochs[-1], values[-1]),
-        xytext=(0, 5),
+        pick("grey: right within its batch", "灰线：批内准确率"),
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 13),
         textcoords="offset points",
         ha="right",
         va="bottom",
@@ -202,6 +204,8 @@ def _draw_recall(axes: Axes, epochs: list[float], values: list[float], others: l
     high = max(values)
     spread = [*values, *others]
     room = max(max(spread) - min(spread), 0.04)
+    axes.set_ylim(max(0.0, min(spread) - 0.2 * room), max(spread) + 0.25 * room)
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 1.0 + 1e-9])
     axes.set_ylim(max(0.0, min(spread) - 0.2 * room), max(spread) + 0.25 * room)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if room > 0.06 else 1))
     if epochs[0] == 0 and len(values) > 1:

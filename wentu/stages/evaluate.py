@@ -404,7 +404,7 @@ def about(out: Path, bundle: Path) -> str:
     origin = Bundle(bundle).info.get("training", {})
     usual = {each.name: default_of(each) for each in fields(Training)}
     given = {k: v for k, v in origin.get("config", {}).items() if usual.get(k) != v}
-    settings = ", ".join(f"{name} {value}" for name, value in given.items())
+    settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
     lines = [
         pick("Run: ", "运行：") + os.environ.get("WENTU_RUN_ID", str(out)),
         pick("Date: ", "日期：") + datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
