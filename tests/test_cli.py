@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from wentu import cli
+from wentu.commands import chinese
 from wentu.errors import InputError
 from wentu.orchestrate import parameters
 from wentu.stages import STAGES, config_class
@@ -197,6 +198,39 @@ def test_wrong_values_are_named(
     assert status == 2
     assert sentence in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run"], "错误：缺少选项 '--pictures'"),
+        (["run", "--epoch", "3"], "错误：没有选项 --epoch。 是否要用其中之一：'--epochs'"),
+        (["run", "--epochs", "x"], "错误：'--epochs' 的值无效：'x' 不是有效的 integer。"),
+        (["run", "--loss", "x"], "错误：'--loss' 的值无效：'x' 不在 'softmax', 'sigmoid' 之中。"),
+        (["run", "--epochs"], "错误：选项 --epochs 需要一个值。"),
+        (["runn"], "错误：没有命令 runn。"),
+        (["search", "a", "b"], "错误：多余的参数：b"),
+    ],
+)
+def test_a_wrong_command_line_is_said_in_chinese(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_LANG", "zh")
+    shown = CliRunner().invoke(cli.build(), words)
+    assert shown.exit_code == 2
+    assert sentence in shown.output
+    assert "Usage" not in shown.output
+    monkeypatch.setenv("WENTU_LANG", "en")
+    assert "Error: " in CliRunner().invoke(cli.build(), words).output
+
+
+def test_clicks_words_are_still_clicks() -> None:
+    """A newer click that says something otherwise would say it in English."""
+    sources = "".join(
+        Path(str(module.__file__)).read_text("utf-8").replace("\\n", "\n").replace("\\t", "\t")
+        for module in chinese.MODULES
+    )
+    assert [words for words in chinese.WORDS if f'"{words}"' not in sources] == []
 
 
 def test_an_unknown_preset_lists_the_known(

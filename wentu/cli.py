@@ -11,6 +11,7 @@ import sys
 import click
 import typer
 
+from wentu.commands import chinese
 from wentu.errors import WentuError
 from wentu.language import pick, set_language
 from wentu.stages import STAGES
@@ -151,6 +152,7 @@ def choose_language(words: list[str]) -> None:
 def build() -> click.Group:
     """The command line, in the user's language."""
     choose_language(sys.argv[1:])  # before help texts are made
+    chinese.install()
     about = pick(
         "Pictures and captions in, a proven Chinese-CLIP and a search engine out.\n\n"
         "Start with: wentu demo",
