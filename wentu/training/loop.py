@@ -321,16 +321,19 @@ def reciprocal(metrics: dict[str, float]) -> float:
     return (metrics["text_to_image/mrr"] + metrics["image_to_text/mrr"]) / 2
 
 
+LINE: tuple[tuple[str, str, str, str], ...] = (
+    ("loss", "loss", "损失", "{:.3f}"),
+    ("in_batch_accuracy", "right in its batch", "批内准确率", "{:.3f}"),
+    ("recall", "valid mean recall", "验证集平均召回率", "{:.3f}"),
+    ("samples_per_second", "samples/s", "每秒对数", "{:,.1f}"),
+    ("loader_wait", "waited", "等待数据", "{:.0%}"),
+    ("memory_gib", "memory", "内存", "{:.1f} GiB"),
+    ("mfu", "MFU", "MFU", "{:.0%}"),
+)
+"""What is told of an epoch: key of the history, words in both languages, format."""
+
+
 def describe(row: dict[str, float]) -> str:
     """One row of the history, for a person."""
-    parts = [pick(f"epoch {row['epoch']:.0f}", f"第 {row['epoch']:.0f} 轮")]
-    if "loss" in row:
-        parts.append(pick(f"loss {row['loss']:.3f}", f"损失 {row['loss']:.3f}"))
-    if "recall" in row:
-        parts.append(
-            pick(f"valid mean recall {row['recall']:.3f}", f"验证集平均召回率 {row['recall']:.3f}")
-        )
-    if "samples_per_second" in row:
-        rate = f"{row['samples_per_second']:,.1f}"
-        parts.append(pick(f"{rate} samples/s", f"每秒 {rate} 对"))
-    return " · ".join(parts)
+    told = [f"{pick(en, zh)} {form.format(row[key])}" for key, en, zh, form in LINE if key in row]
+    return " · ".join([pick(f"epoch {row['epoch']:.0f}", f"第 {row['epoch']:.0f} 轮"), *told])
