@@ -93,7 +93,8 @@ def measure(folder: Path, *, quick: bool, device: str = "cpu") -> None:
             f"MFU: {utilisation(size, times[0], device):.1%} (theirs "
             f"{utilisation(size, times[1], device):.1%}) of {PEAK[device == 'cpu']}; 3 forward "
             "passes of a pair of 24 tokens, whatever is computed beside",
-            f"waited for data: {waits[0]:.1%} of a step (theirs {waits[1]:.1%})",
+            f"waited for data: {waits[0]:.1%} of a step"
+            + ("" if size.chunk else f" (theirs {waits[1]:.1%})"),  # they count a pass with it
             f"peak memory: {left:.2f} GiB (theirs {right:.2f} GiB, loader processes not counted)",
         ],
     )

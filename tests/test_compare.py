@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from wentu import cli
+from wentu.clip.bundle import bundle_digest
 from wentu.commands.compare import moved
-from wentu.commands.promote import accept
+from wentu.commands.promote import accept, bundle_of
 from wentu.errors import InputError
-from wentu.store import Store
+from wentu.store import Release, Store
 
 
 @pytest.fixture
@@ -70,17 +72,25 @@ def test_different_splits_are_not_compared_by_query(store: Store) -> None:
     assert "tested on different splits" in shown(store).replace("\n", " ")
 
 
-def test_what_cannot_be_promoted_anyway_is_said(store: Store) -> None:
+def test_what_cannot_be_promoted_anyway_is_said(store: Store, built: Any) -> None:
     with pytest.raises(InputError, match="abc1 trained no candidate that could be promoted"):
         accept(store, "abc1")
     with pytest.raises(InputError, match="nothing names 0 runs; known: "):
         accept(store, "nothing")
-    for run in ("abc0", "abc1"):
-        folder = next(store.storage.path("runs").glob(f"*{run}/artifacts/*"))
-        (folder / "export-onnx" / "bundle").mkdir(parents=True)
-        (folder / "export-onnx" / "bundle" / "bundle.json").touch()
-    with pytest.raises(InputError, match="abc0 was promoted; to go back to it: wentu rollback"):
-        accept(store, "abc0")
+    digest = bundle_digest(built.bundle)
+    folder = next(store.storage.path("runs").glob("*abc1/artifacts/*"))
+    report = folder / "evaluate" / "report" / "evaluation.json"
+    found = json.loads(report.read_text("utf-8")) | {"candidate": digest}
+    report.write_text(json.dumps(found), "utf-8")
+    # The export of an earlier run: where a run is repeated, kfp takes it from its cache.
+    exported = next(store.storage.path("runs").glob("*abc0/artifacts/*")) / "export-onnx"
+    shutil.copytree(built.bundle, exported / "bundle")
+    assert bundle_of(store, digest) == exported / "bundle"
+    assert bundle_of(store, "other") is None
+    release = Release(model=digest, segments=(), inventory="", pictures=0, dimension=1)
+    store.publish(store.write_release(release), after=0, reason="train")
+    with pytest.raises(InputError, match="abc1 was released already; to go back to it: wentu"):
+        accept(store, "abc1")
 
 
 def test_the_stage_alone_still_names_what_it_lacks() -> None:

@@ -178,6 +178,7 @@ def test_a_task_fetches_nothing_when_it_starts(spec: dict[str, Any]) -> None:
 def test_a_preset_is_complete_and_says_what_to_expect(name: str, tmp_path: Path) -> None:
     about = parameters.presets()[name]["about"]
     assert about.keys() >= {"en", "zh", "source", "time", "memory", "expect"}
+    assert all({*about[key]} == {"en", "zh"} for key in ("source", "time", "memory", "expect"))
     known = parameters.options().keys() | parameters.HELP.keys()
     assert parameters.presets()[name].keys() - {"about"} <= known
     values = parameters.complete({"pictures": str(tmp_path)}, name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.conftest import OPTIONS, draw_collection, last_run, must
+from tests.proofs.conftest import OPTIONS, draw_collection, last_run, must, wentu
 from wentu.store import Store
 
 pytestmark = pytest.mark.heavy
@@ -32,3 +32,11 @@ def test_what_was_kept_back_can_be_promoted_anyway(tmp_path: Path) -> None:
     assert str(now[1].parameters["note"]).startswith(f"promoted anyway, from {run}: mean recall")
     assert now[1].pictures == first[1].pictures
     assert "Nothing new" in must("run", *where, *OPTIONS, "--seed", "1")
+    again = wentu("promote", "--anyway", run, "--store", str(place))
+    assert again.returncode == 2
+    assert "was released already" in again.stderr
+    must("rollback", "--store", str(place))
+    back = store.current()
+    assert back is not None
+    assert back[1].model == first[1].model
+    assert "note" not in back[1].parameters, "why the other one was released is not told of this"

@@ -22,6 +22,7 @@ from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training import saving
 from wentu.training.config import Config
+from wentu.training.devices import has_bf16
 from wentu.training.job import Job, launch, refuse_no_numbers
 from wentu.training.learner import Learner
 
@@ -93,6 +94,26 @@ def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_pa
     assert "a training process ended without a word" in errors
     assert not workers(tmp_path)
     assert saving.position(tmp_path).step >= 5
+
+
+class OldCuda:
+    """Before torch 2.4, and cards that imitate bf16."""
+
+    @staticmethod
+    def is_bf16_supported() -> bool:
+        return True
+
+
+class Imitating:
+    @staticmethod
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+
+def test_bf16_that_is_imitated_is_none() -> None:
+    assert has_bf16(OldCuda)
+    assert not has_bf16(Imitating)
+    assert not has_bf16(object())
 
 
 @pytest.mark.parametrize(

@@ -242,9 +242,10 @@ def obvious(built: Any, work: Path, **changed: Any) -> tuple[float, State]:
     lists = image.detach().tolist(), text.detach().tolist()
     if changed.get("loss") == "sigmoid":
         signs = torch.where(right, 1.0, -1.0)
-        loss = -torch.nn.functional.logsigmoid(signs * (logits - 10)).sum() / 10
+        bias = -float(logits.detach().mean()) - math.log(10)
+        loss = -torch.nn.functional.logsigmoid(signs * (logits + bias)).sum() / 10
         assert float(loss.detach()) == pytest.approx(
-            slow_sigmoid(*lists, scale, -10.0, right.tolist())
+            slow_sigmoid(*lists, scale, bias, right.tolist())
         )
     else:
         positives = changed.get("positives", "share")

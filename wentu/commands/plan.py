@@ -63,7 +63,7 @@ def execute(**given: Any) -> None:
         console.print(pick("Before a run: ", "运行之前：") + found.missing, highlight=False)
     console.print(
         pick(
-            "Estimates: times within a factor of two, memory of the training within 15 %.",
+            "Estimates: times within a factor of two, memory of a training within about 15 %.",
             "估算值：时间误差可达一倍，训练内存误差约 15 %。",
         )
     )
@@ -80,7 +80,7 @@ def show_preset(name: str, console: Console) -> None:
     }
     console.print(f"[bold]{name}[/]: {pick(about['en'], about['zh'])}")
     for key, label in labels.items():
-        console.print(f"  {label}: {escape(about[key])}", highlight=False)
+        console.print(f"  {label}: {escape(pick(**about[key]))}", highlight=False)
 
 
 def size(count: float) -> str:

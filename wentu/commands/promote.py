@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wentu.clip.bundle import bundle_digest
 from wentu.commands import stage
 from wentu.commands.compare import evaluation_of, find
 from wentu.commands.options import console as make_console
@@ -48,30 +49,32 @@ def command() -> click.Command:
 def accept(store: Store, name: str) -> None:
     """Make the candidate of a run the current model, and embed the collection with it.
 
-    Raises InputError where the run trained none, or where it is current already.
+    Raises InputError where the run trained none, or where it was released already.
     """
     from wentu.commands.run import execute
     from wentu.orchestrate.local import runs
 
     run = find(runs(store), name)
-    verdict = evaluation_of(store, run).get("verdict")
-    bundle = candidate_of(store, run)
+    evaluation = evaluation_of(store, run)
+    verdict, candidate = evaluation.get("verdict"), str(evaluation.get("candidate") or "")
+    bundle = bundle_of(store, candidate)
     if bundle is None or verdict is None:
         raise InputError(
             f"the run {run['run_id']} trained no candidate that could be promoted.",
             f"运行 {run['run_id']} 没有训练出可以发布的候选模型。",
         )
-    if verdict["promote"]:
+    released = {store.release(each.release).model for each in store.pointers()}
+    if candidate in released:
         raise InputError(
-            f"the candidate of {run['run_id']} was promoted; to go back to it: wentu rollback.",
-            f"{run['run_id']} 的候选模型已被采用；要回到它请用 wentu rollback。",
+            f"the candidate of {run['run_id']} was released already; to go back to it: wentu "
+            "rollback.",
+            f"{run['run_id']} 的候选模型已经发布过；要回到它请用 wentu rollback。",
         )
     note = f"promoted anyway, from {run['run_id']}: {verdict['reason']}"
     execute(refresh_values(store) | {"model": str(bundle), "note": note}, make_console())
 
 
-def candidate_of(store: Store, run: dict[str, Any]) -> Path | None:
-    """The bundle that a run exported."""
-    folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
-    found = sorted(folder.glob("*/export-onnx/bundle/bundle.json"))
-    return found[0].parent if found else None
+def bundle_of(store: Store, digest: str) -> Path | None:
+    """The exported bundle of that digest, in whichever run it was made: later ones reuse it."""
+    folders = sorted(store.storage.path("runs").glob("*/artifacts/*/export-onnx/bundle"))
+    return next((each for each in reversed(folders) if bundle_digest(each) == digest), None)

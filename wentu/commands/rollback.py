@@ -130,6 +130,6 @@ def refresh_values(store: Store) -> dict[str, Any]:
     done = (r["parameters"] for r in reversed(runs(store)) if r["status"] == "succeeded")
     last = next(done, dict(found[1].parameters))
     given = last | {"store": store.place, "model": "", "train": False}
-    given.pop("code_version", None)
-    given.pop("served_from", None)
+    for name in ("code_version", "served_from", "note"):  # of that release, not of the next
+        given.pop(name, None)
     return complete(given, None)

@@ -2,8 +2,8 @@
 
 Two things are measured on the spot, for a second: how fast this machine multiplies matrices (of a
 GPU, its maker's figure is taken), and how fast it decodes some of the user's own pictures. What the
-model needs comes from one step of it in shapes (see training/cost.py). Expect memory within 15 %,
-and of the time the right order of magnitude.
+model needs comes from one step of it in shapes (see training/cost.py). Expect memory within about
+15 %, and of the time the right order of magnitude.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from wentu import captions as layouts
 from wentu import pictures as decoder
-from wentu.clip.checkpoint import find_weights
+from wentu.clip import checkpoint
+from wentu.clip.encoder import find_bundle
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
 from wentu.collection import Skipped
 from wentu.errors import InputError
@@ -26,7 +27,7 @@ from wentu.orchestrate.parameters import config_of
 from wentu.orchestrate.watch import FLOW
 from wentu.progress import Reporter
 from wentu.stages import inventory, training_settings
-from wentu.storage import collection_root
+from wentu.storage import collection_root, local_path
 from wentu.store import Store
 from wentu.training import cost
 from wentu.training.config import Config as Training
@@ -80,7 +81,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     )
     files = [row for row in rows if row[0] == "picture"]
     pairs = count_pairs(values, len(files))
-    arch = named_or_usual(answer.model)
+    arch = architecture_of(answer.model)
     each = cost.forward(arch)
     both = each.image + each.text
     decode = decode_seconds(root, [row[1] for row in files])
@@ -101,7 +102,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
         scratch = answer.model.startswith(SCRATCH) and not missing
         memory, gpu_memory = (
             cost.memory(arch, settings, gpu=gpu, devices=devices, pairs=pairs, scratch=scratch)
-            for gpu, devices in ((False, 1), (True, settings.nproc or 1))
+            for gpu, devices in ((False, 1), (True, devices_of(settings)))
         )
     return Estimate(
         decision=answer.decision,
@@ -112,7 +113,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
         disk=disk if answer.decision != "skip" else {},
         memory=memory,
         gpu_memory=gpu_memory,
-        missing=missing,
+        missing=missing if answer.decision == "train" else "",
     )
 
 
@@ -120,10 +121,11 @@ def start_of(values: Mapping[str, Any]) -> tuple[str, str]:
     """What to plan with, and what the user has to be told of it: a plan does without weights."""
     model = str(values["model"])
     name = model or inventory.DEFAULT_MODEL
-    if not values["train"] or values["scratch"] or name not in NAMES:
+    trains = values["train"] and values["captions"] != "none"
+    if not trains or values["scratch"] or name not in NAMES:
         return model, ""
     try:
-        find_weights(name)
+        checkpoint.find_weights(name)
     except InputError as error:
         return SCRATCH + name, str(error)
     return model, ""
@@ -131,8 +133,13 @@ def start_of(values: Mapping[str, Any]) -> tuple[str, str]:
 
 def passes(settings: Training) -> int:
     """Forward passes that a step costs: backward is worth two, and some are done twice."""
-    chunked = 0 < settings.chunk < settings.batch_size
+    chunked = 0 < settings.chunk < settings.batch_size / devices_of(settings)
     return 3 + chunked + settings.checkpointing
+
+
+def devices_of(settings: Training) -> int:
+    """How many devices share a batch, here or where ``--nproc`` says so."""
+    return settings.nproc or processes(settings.device, settings.plugin)
 
 
 def training_rate(settings: Training) -> float:
@@ -140,14 +147,17 @@ def training_rate(settings: Training) -> float:
     device = pick_device(settings.device, settings.plugin)
     if device.type == "cpu":
         return EFFICIENCY * matrix_rate()
-    number = settings.nproc or processes(settings.device, settings.plugin)
-    return number * GPU_EFFICIENCY * (peak_rate_of(device, "bf16") or GPU_RATE)
+    return devices_of(settings) * GPU_EFFICIENCY * (peak_rate_of(device, "bf16") or GPU_RATE)
 
 
-def named_or_usual(model: str) -> Architecture:
-    """The named architecture; for files and others, whose shape is not looked at, ViT-B-16."""
+def architecture_of(model: str) -> Architecture:
+    """The architecture that is trained or served; of a bundle or a store's model, the usual one."""
     name = model.removeprefix(SCRATCH)
-    return architecture(name if name in NAMES else "ViT-B-16")
+    if checkpoint.is_name(name):
+        return architecture(name)
+    if find_bundle(name) or not local_path(name).exists():
+        return architecture(inventory.DEFAULT_MODEL)
+    return checkpoint.load(local_path(name)).architecture
 
 
 def count_pairs(values: Mapping[str, Any], pictures: int) -> int:

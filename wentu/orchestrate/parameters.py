@@ -12,7 +12,9 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from wentu import zeroshot
 from wentu.captions import NO_FILES, caption_files, expand
+from wentu.clip.checkpoint import find_weights, is_name
 from wentu.clip.model import NAMES, SCRATCH
 from wentu.clip.openclip import PREFIX
 from wentu.errors import InputError
@@ -110,6 +112,12 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     values["store"] = portable(values["store"])
     if values["captions"] not in NO_FILES:
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
+    if values["suite"]:
+        zeroshot.Suite.open(local_path(values["suite"]))
+        values["suite"] = portable(values["suite"])
+    if values["teacher"] and not is_name(values["teacher"]):
+        find_weights(values["teacher"])
+        values["teacher"] = portable(values["teacher"])
     model = values["model"]
     name = model.removeprefix(SCRATCH)
     if name and not (name in NAMES or name.startswith(PREFIX)):

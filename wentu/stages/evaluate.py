@@ -67,8 +67,8 @@ class Config(StageConfig):
     )
     max_suite_drop: float = option(
         0.02,
-        "Share of the suite's pictures that a candidate may recognise less than its rival.",
-        "候选模型在该任务上的正确率最多可比对手低多少。",
+        "Share of the suite's pictures that a candidate may recognise less than the current model.",
+        "候选模型在该任务上的正确率最多可比现有模型低多少。",
     )
 
     def check(self) -> None:
@@ -404,7 +404,7 @@ def about(out: Path, bundle: Path) -> str:
     origin = Bundle(bundle).info.get("training", {})
     usual = {each.name: default_of(each) for each in fields(Training)}
     given = {k: v for k, v in origin.get("config", {}).items() if usual.get(k) != v}
-    settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+    settings = " ".join(switch(name, value) for name, value in given.items())
     lines = [
         pick("Run: ", "运行：") + os.environ.get("WENTU_RUN_ID", str(out)),
         pick("Date: ", "日期：") + datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -412,6 +412,14 @@ def about(out: Path, bundle: Path) -> str:
         pick("Settings: ", "设置：") + (settings or pick("the usual ones", "默认")),
     ]
     return "\n".join(lines)
+
+
+def switch(name: str, value: Any) -> str:
+    """A setting as it is written on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> report.Table:

@@ -24,14 +24,15 @@ class Config(StageConfig):
     chunk: int = option(
         0,
         "Pairs that a device computes at once; smaller needs less memory and more time, for the "
-        "same result. 0: all of its share of the batch.",
-        "每个设备一次计算的图文对数；越小越省显存、越慢，结果不变。0：一次算完它的一份。",
+        "gradient of the same batch. 0: all of its share.",
+        "每个设备一次计算的图文对数；越小越省显存、越慢，梯度仍是整批的。0：一次算完它的一份。",
+        shapes=False,
     )
     learning_rate: float = option(
         0.0,
         "Peak learning rate. 0: 1.25e-5 for a batch of 64 from pretrained weights, 1e-3 from "
-        "random ones, growing with the square root of the batch.",
-        "最高学习率。0：批大小为 64 时，预训练权重用 1.25e-5，随机权重用 1e-3，"
+        "random ones and with --lora, growing with the square root of the batch.",
+        "最高学习率。0：批大小为 64 时，预训练权重用 1.25e-5，随机权重与 --lora 用 1e-3，"
         "随批大小的平方根增大。",
     )
     warmup: float = option(
@@ -199,6 +200,12 @@ class Config(StageConfig):
             )
         self.need_share("warmup", "patch_dropout", "ema", below=True)
         self.need_share("unmasked", "distill")
+        self.need(
+            self.loss == "softmax" or self.positives == "share",
+            "positives",
+            "with --loss sigmoid all that belongs together is right.",
+            "使用 --loss sigmoid 时，互相匹配的都算对。",
+        )
         self.need(
             not (self.compile and self.patch_dropout),
             "compile",

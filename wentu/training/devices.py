@@ -79,8 +79,7 @@ def precision_of(name: str, device: torch.device) -> tuple[str, Callable[[], Any
         if device.type == "cpu":
             name = "fp32"
         else:
-            has = getattr(torch.get_device_module(device), "is_bf16_supported", lambda: False)
-            name = "bf16" if has() else "fp16"
+            name = "bf16" if has_bf16(torch.get_device_module(device)) else "fp16"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type != "cpu")
     return (
@@ -90,11 +89,19 @@ def precision_of(name: str, device: torch.device) -> tuple[str, Callable[[], Any
     )
 
 
+def _kinds() -> tuple[type[BaseException], ...]:
+    import torch
+
+    found = getattr(torch, "AcceleratorError", None)  # since 2.8; before, a bare RuntimeError
+    return (found,) if found else ()
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Say in a sentence what became of a device that failed; StageError."""
     import torch
 
+    gone = _kinds()
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -104,7 +111,7 @@ def explained() -> Iterator[None]:
             f"内存不足以完成一步({_first_line(error)})。请将 --chunk 减半或加 --checkpointing，"
             "再次运行同一命令；wentu plan 会给出所需内存。",
         ) from error
-    except torch.AcceleratorError as error:
+    except gone as error:
         raise StageError(
             f"the device failed or is gone ({_first_line(error)}). The last state that was saved "
             "is there: once the device is back, the same command goes on from it; or go on "
@@ -121,6 +128,17 @@ def explained() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def has_bf16(module: Any) -> bool:
+    """Does a device compute in bf16 itself? CUDA also says yes where it only imitates it."""
+    ask = getattr(module, "is_bf16_supported", None)
+    if ask is None:
+        return False
+    try:
+        return bool(ask(including_emulation=False))
+    except TypeError:
+        return bool(ask())
 
 
 def peak_memory(device: torch.device) -> int:

@@ -90,21 +90,21 @@ class Job:
         counts = read_manifest(self.lmdb).counts
         valid = Validation(self.lmdb / "valid", group) if counts.get("valid_pairs") else None
         scratch = start.state is None
-        learner = Learner(
-            student, config, device=device, group=group, scratch=scratch, teacher=teacher
-        )
-        trainer = Trainer(
-            learner,
-            batches,
-            valid,
-            self.work,
-            start=start.state,
-            architecture=start.architecture,
-            report=report if group.first else Reporter(),
-            tracker=tracker if group.first else Tracker(),
-        )
-        del start  # a copy of all weights, unless the trainer keeps it
         with closing(batches), explained():
+            learner = Learner(
+                student, config, device=device, group=group, scratch=scratch, teacher=teacher
+            )
+            trainer = Trainer(
+                learner,
+                batches,
+                valid,
+                self.work,
+                start=start.state,
+                architecture=start.architecture,
+                report=report if group.first else Reporter(),
+                tracker=tracker if group.first else Tracker(),
+            )
+            del start  # a copy of all weights, unless the trainer keeps it
             trainer.run()
         if valid:
             valid.close()

@@ -67,9 +67,9 @@ def _is_embedding(name: str) -> bool:
 
 def prepare(model: Any, config: Config, device: str) -> None:
     """Decide what learns and how it is computed, as ``config`` says, on a kind of device."""
-    freeze(model, config.freeze)
     if config.lora:
         add_lora(model, config.lora, config.seed)
+    freeze(model, config.freeze)  # after it: additions to a frozen tower do not learn either
     if device != "cpu":  # there its kernel is slower on short texts, by a tenth
         fuse_attention(model)
     if config.checkpointing:

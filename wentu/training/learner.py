@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_SCALE = math.log(100)
 """As in Radford et al. 2021: a larger scale makes training unstable."""
-SIGMOID_BIAS = -10.0
-"""Where SigLIP's bias starts (Zhai et al. 2023)."""
 
 
 class Diverged(Exception):
@@ -64,14 +62,13 @@ class Learner:
         """scratch: from random weights, where statistics of BatchNorm are still to be found."""
         import torch
 
-        self.config, self.device, self.group = config, device, group
-        self._keep_statistics = not scratch
+        self.config, self.device, self.group, self.scratch = config, device, group, scratch
         self.model, self._width = student.model.to(device), student.dimension
         layers.prepare(self.model, config, device.type)
         self._dropping = config.patch_dropout > 0
         self.feed = Feed(student.processor, device)
         self.teacher = Teacher(teacher, device) if teacher else None
-        self.bias = torch.nn.Parameter(torch.tensor(SIGMOID_BIAS, device=device))
+        self.bias = torch.nn.Parameter(torch.zeros((), device=device))
         groups = parameter_groups(self.model, config.weight_decay, config.layer_decay)
         if config.loss == "sigmoid" and self._logit_bias is self.bias:
             groups.append({"params": [self.bias], "weight_decay": 0.0, "scale": 1.0})
@@ -126,7 +123,7 @@ class Learner:
             features = [self.encode(*part) for part in parts]
         leaves = self._gather(features, len(batch.image_ids))
         rows = self._rows(batch, leaves)
-        loss = self._loss(rows, batch)
+        loss = self._loss(rows, batch, number)
         self._scaler.scale(loss).backward()
         gradients = [each.grad for each in leaves if each.grad is not None]
         self.group.add(gradients)
@@ -181,9 +178,14 @@ class Learner:
             image=leaves[0], text=leaves[1], own=batch.own, belongs=(texts, pictures)
         )
 
-    def _loss(self, rows: losses.Rows, batch: Batch) -> torch.Tensor:
+    def _loss(self, rows: losses.Rows, batch: Batch, number: int) -> torch.Tensor:
+        import torch
+
         config, scale = self.config, self.model.logit_scale.exp()
         if config.loss == "sigmoid":
+            if number == 0 and self._logit_bias is self.bias:
+                with torch.no_grad():
+                    self.bias.copy_(losses.first_bias(rows, scale))
             loss = losses.sigmoid_loss(rows, scale, self._logit_bias)
         else:
             loss = losses.softmax_loss(rows, scale, config.positives)
@@ -234,7 +236,7 @@ class Learner:
     def train_mode(self) -> None:
         """Dropout on; BatchNorm as it came, but from random weights."""
         self.model.train()
-        if self._keep_statistics:
+        if not self.scratch:
             layers.keep_statistics(self.model)
 
     def drop_patches(self, wanted: bool) -> None:
@@ -273,6 +275,11 @@ class Learner:
 
     # --- state ---------------------------------------------------------------------------------
 
+    def release(self) -> None:
+        """Training is over: let go of gradients and the optimizer's moments."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights under the model's own names."""
         return layers.plain_state(self.model.state_dict())
@@ -295,6 +302,7 @@ class Learner:
         with torch.no_grad():
             self.bias.copy_(state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self._scaler.is_enabled():  # begun on a device that needs none
+            self._scaler.load_state_dict(state["scaler"])
         if self._average:
             self._average.load(state["average"])

@@ -54,12 +54,12 @@ class Trainer:
         report: Reporter | None = None,
         tracker: Tracker | None = None,
     ) -> None:
-        """start: the weights that training starts from, on the host, to try averages with; None
-        for random ones. architecture: for the MFU, where the device's peak is known."""
+        """start: the weights that training starts from, on the host, to try averages with.
+        architecture: for the MFU, where the device's peak is known."""
         self.learner, self.batches, self.valid, self.work = learner, batches, valid, work
         self.config, self.group = learner.config, learner.group
-        self.scratch = start is None
-        self.start = start if self.config.interpolate and valid is not None else None
+        averages = self.config.interpolate and valid is not None and not learner.scratch
+        self.start = start if averages else None
         self.report, self.tracker = report or Reporter(), tracker or Tracker()
         self.at, self.stop = Position(), Stop()
         peak = self.group.size * peak_rate_of(learner.device, learner.precision)
@@ -67,7 +67,7 @@ class Trainer:
         self.peak = peak_rate(
             self.config.learning_rate,
             batch_size=min(self.config.batch_size, len(batches)),
-            scratch=self.scratch or self.config.lora > 0,
+            scratch=learner.scratch or self.config.lora > 0,
         )
         self.total = self.config.epochs * batches.steps
 
@@ -179,7 +179,7 @@ class Trainer:
             return True
         found = metrics["mean_recall"], reciprocal(metrics)
         best = at.best_recall, at.best_mrr
-        return found > best or (found == best and (self.scratch or at.best_epoch > 0))
+        return found > best or (found == best and (self.learner.scratch or at.best_epoch > 0))
 
     def _ending(self) -> str:
         """Why the training is over, if it is."""
@@ -187,7 +187,7 @@ class Trainer:
         if at.epoch >= self.config.epochs:
             return "epochs"
         # What begins at chance stays there for a while before it learns.
-        waits = self.valid is not None and patience > 0 and not self.scratch
+        waits = self.valid is not None and patience > 0 and not self.learner.scratch
         if waits and at.epoch - at.best_epoch >= patience:
             self.report.tell(
                 pick(
@@ -202,7 +202,7 @@ class Trainer:
     def _diverge(self, error: Diverged) -> None:
         """Go back to the last weights that are numbers, and end there."""
         at = self.at
-        if self.scratch and not at.best_epoch:
+        if self.learner.scratch and not at.best_epoch:
             raise QualityError(
                 f"the loss became {error.value} at step {error.step}, before anything was learned; "
                 f"train with a --learning-rate below {self.peak:g}.",
@@ -235,6 +235,7 @@ class Trainer:
         import torch
 
         at, model = self.at, self.learner.model
+        self.learner.release()
         trained = self.group.told(read_pt(self.work / at.best) if self.group.first else None)
         layers.merge(model)
         for share in SHARES:

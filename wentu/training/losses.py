@@ -12,6 +12,7 @@ two captions of one picture, one caption of several pictures, and the pairs that
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -85,6 +86,16 @@ def sigmoid_loss(rows: Rows, scale: torch.Tensor, bias: torch.Tensor) -> torch.T
     logits = scale.to(similarity.dtype) * similarity + bias.to(similarity.dtype)
     sign = torch.where(rows.belongs[0], 1.0, -1.0).to(logits.dtype)
     return -functional.logsigmoid(sign * logits).sum() / len(rows.image)
+
+
+def first_bias(rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+    """Where SigLIP's bias starts: a usual pair of the batch gets the logit -log B.
+
+    That is -10 at the batches of 32,768 and the cosines near 0 for which Zhai et al. 2023 chose
+    it; the cosines of a pretrained CLIP are well above 0, and its scale is ten times theirs.
+    """
+    usual = at_least_float32(rows.image).mean(dim=0) @ at_least_float32(rows.text).mean(dim=0)
+    return -scale.to(usual.dtype) * usual - math.log(len(rows.image))
 
 
 def distillation_loss(

@@ -89,11 +89,15 @@ def read_state(work: Path) -> dict[str, Any] | None:
         return None
     state = read_pt(path)
     if state.get("format") != FORMAT:
-        raise FormatError(
-            f"{path} is of another version; remove {work}.",
-            f"{path} 属于其他版本，请删除 {work}。",
-        )
+        raise _other_version(path)
     return state
+
+
+def _other_version(path: Path) -> FormatError:
+    return FormatError(
+        f"{path} is of another version; remove {path.parent}.",
+        f"{path} 属于其他版本，请删除 {path.parent}。",
+    )
 
 
 def save_state(work: Path, state: Mapping[str, Any], at: Position) -> None:
@@ -111,14 +115,19 @@ def keep_best(work: Path, at: Position) -> None:
 
 def save_result(work: Path, at: Position) -> None:
     """Nothing is left to do: the weights that come out are chosen."""
-    write_json(work / RESULT, vars(at))
+    write_json(work / RESULT, {"format": FORMAT, **vars(at)})
     keep_best(work, at)
 
 
 def read_result(work: Path) -> Position | None:
     """Where a training ended; None while there is something left to do."""
     path = work / RESULT
-    return Position(**read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if value.pop("format", None) != FORMAT:
+        raise _other_version(path)
+    return Position(**value)
 
 
 def position(work: Path) -> Position:
