@@ -45,13 +45,13 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-c", "from wentu.cli import main; main()", *words]
 
 
-def wentu(*words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def wentu(*words: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; its output is shown when it fails."""
     env = os.environ | {"LANG": "C.UTF-8"}
     return subprocess.run(command(*words), capture_output=True, text=True, timeout=timeout, env=env)
 
 
-def must(*words: str, timeout: float = 900) -> str:
+def must(*words: str, timeout: float = 1800) -> str:
     """Run a command that has to succeed; returns what it printed."""
     done = wentu(*words, timeout=timeout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

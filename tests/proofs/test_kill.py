@@ -93,7 +93,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
         work=tmp_path / "whole",
         config=config,
     )
-    assert began(plan).wait(timeout=300) == 0
+    assert began(plan).wait(timeout=900) == 0
     whole = saving.position(plan.work)
     assert whole.step == 12 * 6
 
@@ -114,7 +114,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
             assert time.monotonic() < deadline, "a worker outlives the process that started it"
             time.sleep(0.05)
     assert len(set(reached)) >= KILLS - 3
-    assert began(parts).wait(timeout=300) == 0
+    assert began(parts).wait(timeout=900) == 0
 
     at = saving.position(parts.work)
     assert (at.step, at.best, at.tried) == (whole.step, whole.best, whole.tried)

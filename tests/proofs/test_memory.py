@@ -66,7 +66,7 @@ def many(folder: Path, count: int) -> Path:
 def peak_of(*words: str) -> int:
     """Peak anonymous memory of a command, in bytes."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=900
+        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return int(done.stdout.split()[-1])

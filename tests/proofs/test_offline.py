@@ -43,7 +43,7 @@ def test_the_demo_runs_without_any_network(tmp_path: Path) -> None:
         if name not in quiet and "TELEMETRY" not in name
     }
     env["LANG"] = "C.UTF-8"
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900, env=env)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("Search:") == 3
     if tools[1]:

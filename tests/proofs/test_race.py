@@ -47,7 +47,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_that_it_is_stale(
             out = tmp_path / f"out-{attempt}-{number}"
             words = promote_words(run, shared, out, inventory[1].inventory)
             racers.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
-        said = [racer.communicate(timeout=120)[1] for racer in racers]
+        said = [racer.communicate(timeout=600)[1] for racer in racers]
         codes = sorted(racer.returncode for racer in racers)
         assert codes == [0, 5], said
         assert any("stale" in text for text in said)
