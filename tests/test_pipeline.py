@@ -185,6 +185,17 @@ def test_a_preset_is_complete_and_says_what_to_expect(name: str, tmp_path: Path)
     assert values | parameters.preset(name) == values
 
 
+def test_what_a_training_needs_is_looked_for_before_it_starts_and_only_then(tmp_path: Path) -> None:
+    """A rollback hands on the options of an earlier run, whose suite may be gone."""
+    given: dict[str, Any] = {"pictures": str(tmp_path), "model": "tiny"}
+    for name in ("suite", "teacher"):
+        wrong = given | {name: str(tmp_path / "gone")}
+        with pytest.raises(InputError, match="gone"):
+            parameters.complete(wrong, None)
+        values = parameters.complete(wrong | {"train": False}, None)
+        assert values[name] == str(tmp_path / "gone")
+
+
 def test_what_is_given_goes_before_the_preset(tmp_path: Path) -> None:
     given = {"pictures": str(tmp_path), "epochs": 2, "batch_size": None}
     values = parameters.complete(given, "demo")

@@ -83,7 +83,7 @@ class Pointer:
     number: int
     release: str
     reason: str
-    """train, refresh, rollback or anyway."""
+    """train, refresh, rollback or unpin."""
     pinned: bool = False
     """True after a rollback: trainings are refused promotion until it is unpinned."""
     created: str = ""

@@ -113,10 +113,12 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     if values["captions"] not in NO_FILES:
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
     if values["suite"]:
-        zeroshot.Suite.open(local_path(values["suite"]))
+        if values["train"]:  # a refresh or a rollback uses none, and it may be gone by then
+            zeroshot.Suite.open(local_path(values["suite"]))
         values["suite"] = portable(values["suite"])
     if values["teacher"] and not is_name(values["teacher"]):
-        find_weights(values["teacher"])
+        if values["train"]:
+            find_weights(values["teacher"])
         values["teacher"] = portable(values["teacher"])
     model = values["model"]
     name = model.removeprefix(SCRATCH)
