@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Size:
     batch: int
     steps: int
     chunk: int = 0
+    dropped: float = 0.0
+    """Share of the patches that a step of ours leaves out (FLIP); theirs leaves none out."""
 
 
 def size_of(device: str, *, quick: bool) -> Size:
@@ -68,55 +70,75 @@ def measure(folder: Path, *, quick: bool, device: str = "cpu") -> None:
     size = size_of(device, quick=quick)
     lmdb = make(folder, size)
 
-    def ours() -> Seconds:
-        value = run("benchmarks.train", ["ours", lmdb, *_words(size), device])
-        return _seconds(value)
+    def one(side: str, size: Size = size) -> Seconds:
+        return _seconds(run("benchmarks.train", [side, lmdb, *_words(size), device]))
 
-    def theirs() -> Seconds:
-        value = run("benchmarks.train", ["theirs", lmdb, *_words(size), device])
-        return _seconds(value)
-
-    times = in_turn(ours, theirs, 1 if quick else 2)
-    left, right = (statistics.median(side["memory"]) for side in times)
-    waits = [statistics.median(side["wait"]) / statistics.median(side["step"]) for side in times]
-    table(
-        f"training {size.model}, batches of {size.batch}, {size.steps - WARM} steps, {device}",
-        *times,
+    times = in_turn(lambda: one("ours"), lambda: one("theirs"), 1 if quick else 2)
+    peak, rows = (
+        peak_of(device),
         [
             Row(what="pairs a second", name="step", count=size.batch, aim=1.5),
             Row(what="whole command, model made", name="whole"),
         ],
+    )
+    left, right = (statistics.median(side["memory"]) for side in times)
+    waits = [statistics.median(side["wait"]) / statistics.median(side["step"]) for side in times]
+    title = f"training {size.model}, batches of {size.batch}, {size.steps - WARM} steps, {device}"
+    table(
+        title,
+        *times,
+        rows,
         [
             "theirs: training/main.py, unmodified, in full: fp32 on the CPU, --precision amp on a "
             "GPU; 4 loader processes; 52 tokens",
             "ours: wentu.training with its defaults, texts cut to the longest of their batch",
-            f"MFU: {utilisation(size, times[0], device):.1%} (theirs "
-            f"{utilisation(size, times[1], device):.1%}) of {PEAK[device == 'cpu']}; 3 forward "
+            f"MFU: {utilisation(size, times[0], peak):.1%} (theirs "
+            f"{utilisation(size, times[1], peak):.1%}) of {PEAK[device == 'cpu']}; 3 forward "
             "passes of a pair of 24 tokens, whatever is computed beside",
             f"waited for data: {waits[0]:.1%} of a step"
             + ("" if size.chunk else f" (theirs {waits[1]:.1%})"),  # they count a pass with it
             f"peak memory: {left:.2f} GiB (theirs {right:.2f} GiB, loader processes not counted)",
         ],
     )
+    if size.model.startswith("ViT"):
+        flip = {name: [value] for name, value in one("ours", replace(size, dropped=0.5)).items()}
+        table(
+            f"{title}: ours with --patch-dropout 0.5",
+            flip,
+            {name: values[:1] for name, values in times[1].items()},
+            rows,
+            [
+                "another training than theirs: half of each picture's patches are left out but for "
+                "a short finish (FLIP, Li et al. 2023); theirs is the run above",
+                f"peak memory: {flip['memory'][0]:.2f} GiB",
+            ],
+        )
 
 
 PEAK = ("the card's peak in bf16", "this machine's float32 matrix product")
 
 
-def utilisation(size: Size, times: Times, device: str) -> float:
-    """Share of what the device could do that goes into the model; 0: its peak is not known."""
-    from wentu.clip.model import architecture
+def peak_of(device: str) -> float:
+    """Operations per second that the device is held to; 0: not known."""
     from wentu.orchestrate.estimate import matrix_rate
-    from wentu.training.cost import pair_flops
     from wentu.training.devices import peak_rate_of, pick_device
 
-    peak = matrix_rate() if device == "cpu" else peak_rate_of(pick_device(device), "bf16")
+    if device != "cpu":
+        return peak_rate_of(pick_device(device), "bf16")
+    return max(matrix_rate() for _ in range(5))
+
+
+def utilisation(size: Size, times: Times, peak: float) -> float:
+    """Share of the peak that goes into the model; 0: its peak is not known."""
+    from wentu.clip.model import architecture
+    from wentu.training.cost import pair_flops
+
     rate = size.batch / statistics.median(times["step"])
     return 3 * pair_flops(architecture(size.model)) * rate / peak if peak else 0.0
 
 
 def _words(size: Size) -> list[str]:
-    return [size.model, str(size.batch), str(size.steps), str(size.chunk)]
+    return [str(value) for value in vars(size).values()]
 
 
 def _seconds(value: dict[str, Any]) -> Seconds:
@@ -160,6 +182,7 @@ def ours(lmdb: Path, size: Size, device: str) -> dict[str, Any]:
         epochs=1,
         batch_size=size.batch,
         chunk=size.chunk,
+        patch_dropout=size.dropped,
         device=device,
         sampler="random",
         save_seconds=1e9,
@@ -233,12 +256,14 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """``python -m benchmarks.train REPORT ours|theirs LMDB MODEL BATCH STEPS CHUNK DEVICE``."""
+    """``python -m benchmarks.train REPORT ours|theirs LMDB``, then the fields of Size, DEVICE."""
     import json
     import sys
 
-    report, side, lmdb, model, batch, steps, chunk, device = sys.argv[1:]
-    size = Size(model=model, batch=int(batch), steps=int(steps), chunk=int(chunk))
+    report, side, lmdb, model, batch, steps, chunk, dropped, device = sys.argv[1:]
+    size = Size(
+        model=model, batch=int(batch), steps=int(steps), chunk=int(chunk), dropped=float(dropped)
+    )
     value = {"ours": ours, "theirs": theirs}[side](Path(lmdb), size, device)
     Path(report).write_text(json.dumps(value), encoding="utf-8")
 

@@ -16,7 +16,7 @@ import pickle
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -51,9 +51,10 @@ def id_of(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
 
-def read_unchanged(path: Path, digest: bytes) -> bytes:
+def read_unchanged(path: Path | str, digest: bytes) -> bytes:
     """A file's bytes, if they still have that digest; InputError where it was edited meanwhile."""
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read()
     if bytes_digest(data) != digest:
         raise InputError(
             f"{path} was changed during the run; run again.",
@@ -83,22 +84,25 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path | str) -> Iterator[IO[bytes]]:
     """A file that takes ``path``'s place when it is whole and on the disk, and else never."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    # Not by pathlib, which keeps every name that it ever saw: a million thumbnails have some.
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    temporary = f"{folder or '.'}/.{name}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path | str, data: bytes) -> None:
     """Write to a temporary name beside ``path``, flush to disk, rename."""
     with replacing(path) as file:
         file.write(data)
@@ -221,6 +225,8 @@ def open_catalog(path: Path) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
     )
     try:
+        # Mapped: the system's memory, which it can take back, instead of a cache of ours.
+        connection.executescript("PRAGMA mmap_size = 2147418112; PRAGMA cache_size = -256;")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError:
         version = None

@@ -65,7 +65,7 @@ class Storage:
 
     def exists(self, key: str) -> bool:
         """Is there such an object or folder?"""
-        return self.path(key).exists()
+        return os.path.exists(f"{self.root}/{key}")
 
     def read(self, key: str) -> bytes:
         """The bytes of an object."""
@@ -73,7 +73,7 @@ class Storage:
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        write_atomic(self.path(key), data)
+        write_atomic(f"{self.root}/{key}", data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none: of several writers exactly one gets True."""

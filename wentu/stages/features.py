@@ -36,7 +36,7 @@ from wentu.storage import collection_root
 from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
 
 Ids = npt.NDArray[np.int64]
-Prepared = tuple[int, npt.NDArray[np.uint8], bytes]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,16 +197,16 @@ class ReadyVectors:
         return False
 
 
-def paths_of(db: sqlite3.Connection, root: Path) -> Callable[[int], tuple[Path, bytes]]:
+def paths_of(db: sqlite3.Connection, root: Path) -> Callable[[int], tuple[str, bytes]]:
     """picture id -> (one of its files, the digest of its bytes)."""
 
-    def find(picture: int) -> tuple[Path, bytes]:
+    def find(picture: int) -> tuple[str, bytes]:
         query = (
             "SELECT min(f.path), p.digest FROM paths f JOIN pictures p ON p.id = f.picture "
             "WHERE p.id = ?"
         )
         path, digest = db.execute(query, (picture,)).fetchone()
-        return root / str(path), bytes(digest)
+        return f"{root}/{path}", bytes(digest)
 
     return find
 
@@ -221,9 +221,9 @@ def embed(
     config: Config,
     stage: Stage,
 ) -> None:
-    """Fill ``vectors[rows]``: decoded by threads one batch ahead of the model."""
+    """Fill ``vectors[rows]``: threads decode, and write thumbnails, a batch ahead of the model."""
 
-    def prepare(item: tuple[int, tuple[Path, bytes]]) -> Prepared:
+    def prepare(item: tuple[int, tuple[str, bytes]]) -> Pixels:
         picture, (path, digest) = item
         try:
             image = decoder.decode(read_unchanged(path, digest))
@@ -232,9 +232,12 @@ def embed(
                 f"{path} could be read when the run began and cannot be now ({error}); run again.",
                 f"{path} 在运行开始时可读，现在无法读取({error})；请重新运行。",
             ) from None
-        return picture, bundle.processor.pixels(image), decoder.thumbnail(image)
+        key = store.thumbnail_key(picture)
+        if not store.storage.exists(key):
+            store.storage.write(key, decoder.thumbnail(image))
+        return bundle.processor.pixels(image)
 
-    def batches(pool: ThreadPoolExecutor) -> Iterator[tuple[list[int], list[Prepared]]]:
+    def batches(pool: ThreadPoolExecutor) -> Iterator[tuple[list[int], list[Pixels]]]:
         ahead: tuple[list[int], Any] | None = None
         for part in batched(rows, config.embed_batch_size):
             items = [(picture, find(picture)) for picture in ids[part].tolist()]
@@ -251,8 +254,4 @@ def embed(
             batches(pool), label, len(rows), size=config.embed_batch_size
         )
         for part, prepared in tracked:
-            vectors[part] = bundle.encode_arrays(np.stack([array for _, array, _ in prepared]))
-            for picture, _, thumbnail in prepared:
-                key = store.thumbnail_key(picture)
-                if not store.storage.exists(key):
-                    store.storage.write(key, thumbnail)
+            vectors[part] = bundle.encode_arrays(np.stack(prepared))
