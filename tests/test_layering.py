@@ -44,7 +44,7 @@ HEAVY = {
     "kfp": ("wentu.orchestrate", "components", "pipelines"),
     "kubernetes": ("wentu.orchestrate",),
     "mlflow": ("wentu.tracking",),
-    "boto3": ("wentu.storage",),
+    "boto3": ("wentu.storage.s3",),
     "cn_clip": ("wentu.clip.model", "wentu.clip.clip_pytorch"),
     "open_clip": ("wentu.clip.openclip",),
     "faiss": ("wentu.ann",),

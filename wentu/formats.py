@@ -74,12 +74,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 of every file under ``folder`` but its manifest, by relative POSIX path."""
+def folder_sha256(folder: Path, *, manifest: bool = False) -> dict[str, str]:
+    """Hex SHA-256 of every file under ``folder``, by relative POSIX path.
+
+    manifest: also of its manifest, which tells when it was made and is no part of what it is.
+    """
     return {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and (manifest or path.name != MANIFEST)
     }
 
 
@@ -117,9 +120,16 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file; FormatError with line and column where it is broken."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", f"{path} 不存在。") from None
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, path: str) -> Any:
+    """The same of bytes that were read from ``path``."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FormatError(

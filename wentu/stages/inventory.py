@@ -126,7 +126,7 @@ def inventory(
     with Stage("inventory", out, config, {}, track=False) as stage:
         root = collection_root(pictures)
         vault = Store(store)
-        if vault.storage.root.resolve() == root.resolve():
+        if vault.storage.home.resolve() == root.resolve():
             raise InputError(
                 f"--store {store} is the folder of the pictures; name one in it or beside it.",
                 f"--store {store} 就是图片目录；请使用其中或旁边的另一个目录。",
@@ -160,7 +160,7 @@ def listing(
     root: Path, captions: str, store: Store, report: Reporter, skipped: Skipped
 ) -> Iterator[list[Any]]:
     """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
-    known = DigestCache(store.storage.path("work/digests.sqlite"))
+    known = DigestCache(store.storage.home / "work/digests.sqlite")
     with closing(known):
         paths = list(walk(root, skipped.add))
         if not paths:
