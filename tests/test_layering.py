@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     ("wentu", "wentu.language", "wentu.progress", "wentu.demo"),
     ("wentu.errors",),
-    ("wentu.settings", "wentu.formats", "wentu.retrieval", "wentu.pictures", "wentu.collection"),
+    ("wentu.settings", "wentu.formats", "wentu.retrieval", "wentu.pictures"),
     ("wentu.storage", "wentu.ann", "wentu.report", "wentu.tracking"),
-    ("wentu.store", "wentu.captions", "wentu.stage"),
+    ("wentu.store", "wentu.captions", "wentu.collection", "wentu.stage"),
     ("wentu.splits", "wentu.clip"),
     ("wentu.catalog", "wentu.training", "wentu.search", "wentu.zeroshot"),
     ("wentu.interchange", "wentu.verdict"),

@@ -30,6 +30,8 @@ FORMAT = 2
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 CATALOG = "catalog.sqlite"
+STORE_MARK = "wentu-store.json"
+"""What a store has at its top; a store inside the collection is passed over."""
 
 
 # --- bytes, digests, ids ----------------------------------------------------------------------
@@ -49,18 +51,6 @@ def bytes_digest(data: bytes) -> bytes:
 def id_of(digest: bytes) -> int:
     """The 63-bit id of a digest: its first eight bytes, big-endian, without the sign bit."""
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
-
-
-def read_unchanged(path: Path | str, digest: bytes) -> bytes:
-    """A file's bytes, if they still have that digest; InputError where it was edited meanwhile."""
-    with open(path, "rb") as file:
-        data = file.read()
-    if bytes_digest(data) != digest:
-        raise InputError(
-            f"{path} was changed during the run; run again.",
-            f"{path} 在运行期间被修改；请重新运行。",
-        )
-    return data
 
 
 def text_id(text: str) -> int:

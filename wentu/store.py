@@ -27,9 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wentu.collection import STORE_MARK
 from wentu.errors import FormatError, InputError, StaleError
-from wentu.formats import FORMAT, digest_of, file_sha256, folder_sha256, parse_json
+from wentu.formats import FORMAT, STORE_MARK, digest_of, file_sha256, folder_sha256, parse_json
 from wentu.storage import open_storage
 
 COMPACT_ABOVE = 8

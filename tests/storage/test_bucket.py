@@ -1,4 +1,4 @@
-"""A bucket of a real S3 server keeps what a folder keeps: whole objects, created once, and locks."""
+"""A bucket of a real S3 server keeps what a folder keeps: whole, created once, and locked."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wentu.errors import InputError
-from wentu.storage import Storage, collection_root, link_or_copy, local_path, open_storage, portable
+from wentu.storage import Storage, link_or_copy, local_path, open_storage, portable
 
 WRITERS = 8
 
@@ -208,12 +208,3 @@ def test_a_place_of_an_object_store_is_no_local_one() -> None:
     with pytest.raises(InputError, match=r"s3://bucket/a: s3:// cannot be used here"):
         local_path("s3://bucket/a")
     assert portable("s3://bucket/a/") == "s3://bucket/a"
-
-
-def test_a_collection_must_exist(tmp_path: Path) -> None:
-    assert collection_root(str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match=r"--pictures .*nowhere: no such folder"):
-        collection_root(str(tmp_path / "nowhere"))
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="no such folder"):
-        collection_root(str(tmp_path / "file"))

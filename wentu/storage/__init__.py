@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -10,20 +11,25 @@ from wentu.storage.folder import Folder, link_or_copy
 from wentu.storage.interface import Storage
 
 __all__ = [
+    "REMOTE",
     "Folder",
     "Storage",
-    "collection_root",
     "is_remote",
     "link_or_copy",
+    "local_copy",
     "local_path",
     "open_storage",
     "portable",
+    "same_place",
 ]
+
+
+REMOTE = "s3://"
 
 
 def is_remote(place: str) -> bool:
     """Is the place in an object store?"""
-    return place.startswith("s3://")
+    return place.startswith(REMOTE)
 
 
 def open_storage(place: str) -> Storage:
@@ -51,6 +57,25 @@ def local_path(place: str) -> Path:
     return Path(place).expanduser()
 
 
+def local_copy(place: str, wanted: Callable[[str], bool] | None = None) -> Path:
+    """The local path that ``place`` names; of what is in an object store, that of a copy.
+
+    wanted: of a folder there, only the files directly in it whose names this accepts.
+    """
+    if not is_remote(place):
+        return local_path(place)
+    from wentu.storage.copies import copy_of
+
+    return copy_of(place, wanted)
+
+
+def same_place(one: str, other: str) -> bool:
+    """Do both name the same place?"""
+    if is_remote(one) or is_remote(other):
+        return one.rstrip("/") == other.rstrip("/")
+    return local_path(one).resolve() == local_path(other).resolve()
+
+
 def portable(place: str) -> str:
     """An absolute spelling of a place that survives the local pipeline runner."""
     if is_remote(place):
@@ -59,13 +84,3 @@ def portable(place: str) -> str:
     if "python3" not in path and not path.startswith("file:"):
         return path
     return Path(path).as_uri().replace("python3", "pytho%6E3")
-
-
-def collection_root(pictures: str) -> Path:
-    """The collection's folder, which must exist."""
-    root = local_path(pictures)
-    if not root.is_dir():
-        raise InputError(
-            f"--pictures {pictures}: no such folder.", f"--pictures {pictures}：目录不存在。"
-        )
-    return root

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -215,7 +214,7 @@ class _Mirror:
         found = {}
         for path in self._files():
             with suppress(FileNotFoundError):
-                stat = os.stat(path)
+                stat = path.stat()
                 mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 found[path.relative_to(self.local).as_posix()] = mark
         return found
