@@ -11,12 +11,13 @@ from tests.proofs.conftest import OPTIONS, draw_collection, must
 from wentu.search.engine import Engine
 
 pytestmark = pytest.mark.heavy
-TRAINING = ["--model", "tiny", "--scratch", "--batch-size", "64", "--learning-rate", "1e-3"]
+TRAINING = ["--model", "tiny", "--scratch", "--epochs", "2", "--batch-size", "64"]
+TRAINING += ["--learning-rate", "1e-3"]
 
 
-@pytest.mark.parametrize(("language", "epochs"), [("cn", 3), ("en", 2)])
+@pytest.mark.parametrize("language", ["cn", "en"])
 def test_a_tiny_model_from_scratch_learns_flickr8k(
-    data: Path, tmp_path: Path, language: str, epochs: int
+    data: Path, tmp_path: Path, language: str
 ) -> None:
     """English paths are written with backslashes; nothing but the files' names says the split."""
     folder, store = data / "flickr8k-cn", tmp_path / "store"
@@ -25,7 +26,7 @@ def test_a_tiny_model_from_scratch_learns_flickr8k(
         for word in ("--captions", str(folder / f"{language}_{split}.json"))
     ]  # fmt: skip
     where = ["--pictures", str(folder), *captions, "--store", str(store)]
-    must("run", *where, *TRAINING, "--epochs", str(epochs))
+    must("run", *where, *TRAINING)
     found = next(store.glob("runs/*/artifacts/*/evaluate/report/evaluation.json"))
     result = json.loads(found.read_text(encoding="utf-8"))
     recall = result["metrics"]["candidate"]["text_to_image/recall@10"]
@@ -34,7 +35,7 @@ def test_a_tiny_model_from_scratch_learns_flickr8k(
         f"\n{language}: recall@10 {recall:.3f}, {recall / chance:.1f} times chance "
         f"({result['pictures']} test pictures)"
     )
-    assert recall >= epochs * chance
+    assert recall >= 2 * chance
 
 
 def test_a_folder_of_photographs_becomes_searchable_with_a_ready_model(
