@@ -72,7 +72,7 @@ def test_what_is_kept_and_fetched_is_right_all_the_same(
     found = storage.folder("segments/abc")
     for path in source.iterdir():
         assert (found / path.name).read_bytes() == path.read_bytes()
-    assert sum(count for kind, count in faulty.proxy.done.items() if kind) > 3
+    assert sum(count for kind, count in faulty.proxy.done.items() if kind) > 1
 
 
 def test_of_several_that_create_one_wins_also_where_answers_are_lost(faulty: Faulty) -> None:
