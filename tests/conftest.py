@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,21 @@ Row = dict[str, Any]
 Draw = Callable[[Path, Iterable[int]], list[Row]]
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The name of an empty bucket of a real S3 server: that which the AWS_* variables name."""
+    if not os.environ.get("AWS_ENDPOINT_URL_S3"):
+        pytest.skip("needs an S3 server: start any, and set AWS_ENDPOINT_URL_S3 and its keys")
+    from wentu.storage.s3 import Objects, client
+
+    name = f"wentu-test-{uuid.uuid4().hex[:12]}"
+    client().create_bucket(Bucket=name)
+    yield name
+    objects = Objects(f"s3://{name}")
+    objects.delete(entry.key for entry in list(objects.list(deep=True)))
+    client().delete_bucket(Bucket=name)
+
+
 # --- environment ------------------------------------------------------------------------------
 
 
@@ -53,6 +69,7 @@ def clean(patch: pytest.MonkeyPatch, weights: Path) -> None:
         patch.delenv(name, raising=False)
     patch.setenv("LANG", "C.UTF-8")
     patch.setenv("WENTU_WEIGHTS", str(weights))
+    patch.setenv("WENTU_CACHE", str(weights.with_name("cache")))
 
 
 @pytest.fixture(scope="session", autouse=True)

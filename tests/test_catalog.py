@@ -16,6 +16,7 @@ import pytest
 
 from wentu import catalog as making
 from wentu import formats
+from wentu.collection import open_collection
 from wentu.progress import Reporter
 
 Listed = list[list[Any]]
@@ -49,7 +50,9 @@ def listing(root: Path) -> Listed:
 
 
 def add(catalog: sqlite3.Connection, root: Path, rows: Listed | None = None) -> None:
-    making.add_pictures(catalog, root, listing(root) if rows is None else rows, Reporter())
+    making.add_pictures(
+        catalog, open_collection(str(root)), listing(root) if rows is None else rows, Reporter()
+    )
 
 
 def table(catalog: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
@@ -73,7 +76,7 @@ def test_equal_files_are_one_picture_that_is_decoded_once(
         def emit(self, event: str, **values: Any) -> None:
             told.append(values["total"])
 
-    making.add_pictures(catalog, root, listing(root), Counting())
+    making.add_pictures(catalog, open_collection(str(root)), listing(root), Counting())
     assert set(told) == {6}
     assert len(table(catalog, "SELECT * FROM pictures")) == 6
     assert len(table(catalog, "SELECT * FROM paths")) == 8
@@ -227,7 +230,7 @@ def test_decoding_runs_a_bounded_way_ahead(root: Path, monkeypatch: pytest.Monke
             asked += 1
             yield digest, ["0.png"]
 
-    work = making.decoded(root, files())
+    work = making.decoded(open_collection(str(root)), files())
     first = next(work)
     assert first[1:4] == (["0.png"], (root / "0.png").stat().st_size, (128, 128))
     assert asked <= making.DECODE_AHEAD

@@ -180,7 +180,7 @@ def test_a_command_without_its_options_names_what_is_missing(
         ),
         (["run", "--pictures", "x", "--precision", "int8"], "'int8' is not one of"),
         (["run", "--pictures", "nowhere"], "--pictures nowhere: no such folder"),
-        (["run", "--pictures", "s3://bucket/x"], "s3:// is not supported"),
+        (["run", "--pictures", "s3:///x"], "s3:///x: give s3://bucket/prefix"),
         (["nonsense"], "No such command 'nonsense'"),
         (["run", "--nonsense"], "No such option"),
     ],

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from wentu import pictures
-from wentu.collection import KINDS, MOST_EXAMPLES, Skipped, kind_of_bytes, kind_of_name, walk
+from wentu.collection import Skipped, open_collection, walk
+from wentu.collection.names import kind_of_bytes, kind_of_name
+from wentu.collection.skipped import KINDS, MOST_EXAMPLES
 from wentu.errors import InputError
 from wentu.pictures import PictureError
 
@@ -296,3 +298,12 @@ def test_the_decoder_reads_what_is_let_in_or_says_why_not(data: Path) -> None:
             refused.append(path)
     assert len(refused) == 10
     assert all(path.startswith("must-be-refused/") for path in refused)
+
+
+def test_a_collection_must_exist(tmp_path: Path) -> None:
+    assert open_collection(str(tmp_path)).top == str(tmp_path)
+    with pytest.raises(InputError, match=r"--pictures .*nowhere: no such folder"):
+        open_collection(str(tmp_path / "nowhere"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="no such folder"):
+        open_collection(str(tmp_path / "file"))

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
     ranks = ({"红色的圆": 40, "蓝色的星": 2, "白猫": 1}, {"红色的圆": 1, "蓝色的星": 5, "白猫": 1})
     for number, found in enumerate(ranks):
         run_id = f"20261121-10000{number}-abc{number}"
-        folder = store.storage.path(f"runs/{run_id}")
+        folder = store.storage.home / f"runs/{run_id}"
         report = folder / "artifacts" / "wentu" / "evaluate" / "report"
         report.mkdir(parents=True)
         (folder / "alive").touch()
@@ -65,7 +65,7 @@ def test_different_splits_are_not_compared_by_query(store: Store) -> None:
     from wentu.orchestrate.local import runs
 
     path = next(
-        store.storage.path("runs").glob("*abc1/artifacts/*/evaluate/report/evaluation.json")
+        (store.storage.home / "runs").glob("*abc1/artifacts/*/evaluate/report/evaluation.json")
     )
     path.write_text(path.read_text("utf-8").replace('"v"', '"w"'), "utf-8")
     assert list(moved(store, runs(store))) == []
@@ -78,12 +78,12 @@ def test_what_cannot_be_promoted_anyway_is_said(store: Store, built: Any) -> Non
     with pytest.raises(InputError, match="nothing names 0 runs; known: "):
         accept(store, "nothing")
     digest = bundle_digest(built.bundle)
-    folder = next(store.storage.path("runs").glob("*abc1/artifacts/*"))
+    folder = next((store.storage.home / "runs").glob("*abc1/artifacts/*"))
     report = folder / "evaluate" / "report" / "evaluation.json"
     found = json.loads(report.read_text("utf-8")) | {"candidate": digest}
     report.write_text(json.dumps(found), "utf-8")
     # The export of an earlier run: where a run is repeated, kfp takes it from its cache.
-    exported = next(store.storage.path("runs").glob("*abc0/artifacts/*")) / "export-onnx"
+    exported = next((store.storage.home / "runs").glob("*abc0/artifacts/*")) / "export-onnx"
     shutil.copytree(built.bundle, exported / "bundle")
     assert bundle_of(store, digest) == exported / "bundle"
     assert bundle_of(store, "other") is None

@@ -63,7 +63,7 @@ def back(store: Store, *words: str) -> Any:
 
 
 def run_was(store: Store, name: str, status: str, **parameters: Any) -> Path:
-    folder = store.storage.path(f"runs/{name}")
+    folder = store.storage.home / f"runs/{name}"
     folder.mkdir(parents=True)
     value = {"format": FORMAT, "run_id": name, "status": status, "parameters": parameters}
     (folder / "run.json").write_text(json.dumps(value), "utf-8")
@@ -198,11 +198,11 @@ def test_nothing_changes_where_the_collection_is_gone(
     given = {"pictures": str(built.collection), "captions": built.captions}
     given |= {gone: str(tmp_path / "gone")}
     run_was(vault, "20260101-000000-aaaa", "succeeded", **given)
-    before = sorted(p for p in vault.storage.root.rglob("*") if "locks" not in p.parts)
+    before = sorted(p for p in vault.storage.home.rglob("*") if "locks" not in p.parts)
     done = CliRunner().invoke(cli.build(), ["rollback", "--store", vault.place])
     assert isinstance(done.exception, InputError)
     assert f"--{gone} " in str(done.exception)
-    assert sorted(p for p in vault.storage.root.rglob("*") if "locks" not in p.parts) == before
+    assert sorted(p for p in vault.storage.home.rglob("*") if "locks" not in p.parts) == before
     assert back(vault).exit_code == 0  # without a refresh it is not needed
     assert current(vault)[0] == 3
 

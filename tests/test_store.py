@@ -60,7 +60,7 @@ def test_the_id_of_a_release_is_that_of_its_content(store: Store) -> None:
 
 def test_a_release_is_written_once(store: Store) -> None:
     identity = store.write_release(release())
-    path = store.storage.path(f"releases/{identity}.json")
+    path = store.storage.home / f"releases/{identity}.json"
     path.write_text(path.read_text().replace('"created": "2', '"created": "1'))
     before = path.read_bytes()
     assert store.write_release(release()) == identity
@@ -82,7 +82,7 @@ def test_what_another_version_wrote_is_refused(store: Store, kind: str) -> None:
     store.publish(identity, after=0, reason="train")
     store.record_attempt(Attempt(inventory="i", settings="s", pictures=1))
     name = next(iter(store.storage.list(kind)))
-    path = store.storage.path(f"{kind}/{name}")
+    path = store.storage.home / f"{kind}/{name}"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
     read = {
         "releases": lambda: store.release(identity),

@@ -12,11 +12,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from wentu import pictures as decoder
 from wentu import splits
+from wentu.collection import Collection
 from wentu.formats import batched, id_of, text_id
 from wentu.language import pick
 from wentu.progress import Reporter
@@ -27,7 +27,7 @@ Decoded = tuple[str, list[str], int, tuple[int, int], "tuple[int, bytes] | str"]
 
 
 def add_pictures(
-    catalog: sqlite3.Connection, root: Path, listed: Iterable[Any], report: Reporter
+    catalog: sqlite3.Connection, source: Collection, listed: Iterable[Any], report: Reporter
 ) -> None:
     """Decode every picture once; equal files become one picture with several paths.
 
@@ -44,7 +44,7 @@ def add_pictures(
     files = (
         (digest, [path for _, path in same]) for digest, same in groupby(rows, lambda row: row[0])
     )
-    work = report.track(decoded(root, files), pick("decoding", "解码"), total)
+    work = report.track(decoded(source, files), pick("decoding", "解码"), total)
     for digest, paths, size, shape, outcome in work:
         if isinstance(outcome, str):
             catalog.executemany("INSERT INTO rejected VALUES (?, ?)", [(p, outcome) for p in paths])
@@ -63,7 +63,7 @@ def add_pictures(
 def _encodable(catalog: sqlite3.Connection, listed: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """(digest, path) of the pictures listed; names that no database can hold are set aside."""
     reason = pick("its name is not valid UTF-8", "文件名不是合法的 UTF-8")
-    for kind, path, _, digest in listed:
+    for kind, path, _, digest, *_ in listed:
         if kind != "picture":
             continue
         try:
@@ -75,13 +75,13 @@ def _encodable(catalog: sqlite3.Connection, listed: Iterable[Any]) -> Iterator[t
             yield digest, path
 
 
-def decoded(root: Path, files: Iterable[tuple[str, list[str]]]) -> Iterator[Decoded]:
+def decoded(source: Collection, files: Iterable[tuple[str, list[str]]]) -> Iterator[Decoded]:
     """(digest, paths, bytes, (width, height), fingerprint or reason of refusal) of each file."""
 
     def one(item: tuple[str, list[str]]) -> Decoded:
         digest, paths = item
         try:
-            data = (root / paths[0]).read_bytes()
+            data = source.read(paths[0])
             if hashlib.blake2b(data, digest_size=32).hexdigest() != digest:
                 return digest, paths, 0, (0, 0), pick("changed during the run", "运行期间被修改")
             picture = decoder.decode(data)
@@ -89,9 +89,14 @@ def decoded(root: Path, files: Iterable[tuple[str, list[str]]]) -> Iterator[Deco
         except (decoder.PictureError, OSError) as error:
             return digest, paths, 0, (0, 0), str(error)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(workers(source)) as pool:
         for part in batched(files, DECODE_AHEAD):  # bounds how many decoded pictures are alive
             yield from pool.map(one, part)
+
+
+def workers(source: Collection) -> int:
+    """Threads that keep this machine's cores busy while some wait for bytes."""
+    return max(source.parallel, min(32, (os.cpu_count() or 1) + 4))
 
 
 def free_id(catalog: sqlite3.Connection, wanted: int) -> int:
@@ -156,3 +161,19 @@ def count(catalog: sqlite3.Connection) -> tuple[dict[str, int], dict[str, int]]:
         "captions_converted": one("SELECT count(*) FROM captions WHERE original IS NOT NULL"),
     }
     return counts, details
+
+
+class PictureFiles:
+    """A picture's bytes, by its id."""
+
+    def __init__(self, db: sqlite3.Connection, collection: Collection) -> None:
+        self.db, self.collection = db, collection
+
+    def find(self, picture: int) -> tuple[str, bytes]:
+        """(one of its paths, the digest of its bytes); not for several threads at once."""
+        query = (
+            "SELECT min(f.path), p.digest FROM paths f JOIN pictures p ON p.id = f.picture "
+            "WHERE p.id = ?"
+        )
+        path, digest = self.db.execute(query, (picture,)).fetchone()
+        return str(path), bytes(digest)

@@ -6,6 +6,7 @@
     ├── QualityError           4  a proof failed: parity of the export, recall of the index
     ├── StaleError             5  the world changed while we worked; run again
     ├── StageError             6  a stage of a run failed; the sentence names its log
+    ├── ServiceError           7  an object store or a cluster refuses, or does not answer
     └── StoppedError         143  asked to end (SIGTERM); what was done is saved
 
 A WentuError is the user's or the world's; an ``assert`` is for our own mistakes.
@@ -53,6 +54,12 @@ class StageError(WentuError):
     """A stage of a run failed."""
 
     exit_code = 6
+
+
+class ServiceError(WentuError):
+    """An object store, a tracking server or a cluster refuses, or does not answer."""
+
+    exit_code = 7
 
 
 class StoppedError(WentuError):

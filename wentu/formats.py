@@ -30,6 +30,8 @@ FORMAT = 2
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 CATALOG = "catalog.sqlite"
+STORE_MARK = "wentu-store.json"
+"""What a store has at its top; a store inside the collection is passed over."""
 
 
 # --- bytes, digests, ids ----------------------------------------------------------------------
@@ -51,18 +53,6 @@ def id_of(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
 
-def read_unchanged(path: Path | str, digest: bytes) -> bytes:
-    """A file's bytes, if they still have that digest; InputError where it was edited meanwhile."""
-    with open(path, "rb") as file:
-        data = file.read()
-    if bytes_digest(data) != digest:
-        raise InputError(
-            f"{path} was changed during the run; run again.",
-            f"{path} 在运行期间被修改；请重新运行。",
-        )
-    return data
-
-
 def text_id(text: str) -> int:
     """The 63-bit id of a caption: from its bytes, so that equal captions are one text."""
     return id_of(bytes_digest(text.encode("utf-8", "surrogatepass")))
@@ -74,12 +64,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 of every file under ``folder`` but its manifest, by relative POSIX path."""
+def folder_sha256(folder: Path, *, manifest: bool = False) -> dict[str, str]:
+    """Hex SHA-256 of every file under ``folder``, by relative POSIX path.
+
+    manifest: also of its manifest, which tells when it was made and is no part of what it is.
+    """
     return {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and (manifest or path.name != MANIFEST)
     }
 
 
@@ -117,9 +110,16 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file; FormatError with line and column where it is broken."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", f"{path} 不存在。") from None
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, path: str) -> Any:
+    """The same of bytes that were read from ``path``."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FormatError(

@@ -2,6 +2,7 @@
 
 WENTU_STORE           the store (default ./wentu-store)
 WENTU_WEIGHTS         folder of pretrained weights (default ~/.cache/clip, cn_clip's own)
+WENTU_CACHE           folder for what was fetched from s3:// (default ~/.cache/wentu)
 WENTU_LANG            en or zh (default: from LANG)
 WENTU_TRACKING        "off": no MLflow
 MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
@@ -33,6 +34,11 @@ def store_place() -> str:
 def weights_folder() -> Path:
     """Where pretrained weights are looked for."""
     return Path(os.environ.get("WENTU_WEIGHTS") or "~/.cache/clip").expanduser()
+
+
+def cache_folder() -> Path:
+    """Where copies of what lies in object stores are kept; it may be emptied at any time."""
+    return Path(os.environ.get("WENTU_CACHE") or "~/.cache/wentu").expanduser()
 
 
 @cache

@@ -18,19 +18,18 @@ the other learns that what it compared with is no longer current.
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wentu.collection import STORE_MARK
 from wentu.errors import FormatError, InputError, StaleError
-from wentu.formats import FORMAT, digest_of, file_sha256, folder_sha256, read_json
-from wentu.storage import Storage
+from wentu.formats import FORMAT, STORE_MARK, digest_of, file_sha256, folder_sha256, parse_json
+from wentu.storage import open_storage
 
 COMPACT_ABOVE = 8
 """Segments beyond which the next release is written as one."""
@@ -116,7 +115,7 @@ class Store:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.storage = Storage(place)
+        self.storage = open_storage(place)
 
     def claim(self) -> None:
         """Mark the place as a store, so that no walk takes what is in it for pictures."""
@@ -144,10 +143,15 @@ class Store:
         return self._folder(f"segments/{digest}")
 
     def _folder(self, key: str) -> Path:
-        path = self.storage.path(key)
-        if not path.is_dir():
-            raise FormatError(f"{self.place} lacks {key}.", f"{self.place} 中缺少 {key}。")
-        return path
+        try:
+            return self.storage.folder(key)
+        except InputError:
+            raise FormatError(
+                f"{self.place} lacks {key}.", f"{self.place} 中缺少 {key}。"
+            ) from None
+
+    def _json(self, key: str) -> Any:
+        return parse_json(self.storage.read(key), f"{self.place}/{key}")
 
     @staticmethod
     def thumbnail_key(picture: int) -> str:
@@ -158,21 +162,25 @@ class Store:
 
     def put_lines(self, key: str, rows: Iterable[Any]) -> bool:
         """Create a gzipped JSONL object; False where it exists."""
-        path = self.storage.path(key)
-        if path.exists():
+        if self.storage.exists(key):
             return False
-        packed = io.BytesIO()
-        with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=5, mtime=0) as file:
-            for row in rows:
-                line = json.dumps(row, ensure_ascii=False) + "\n"
-                file.write(line.encode("utf-8", "surrogatepass"))
-        return self.storage.create(key, packed.getvalue())
+        with tempfile.TemporaryDirectory() as folder:
+            packed = Path(folder) / "lines"
+            with (
+                packed.open("wb") as raw,
+                gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=5, mtime=0) as file,
+            ):
+                for row in rows:
+                    line = json.dumps(row, ensure_ascii=False) + "\n"
+                    file.write(line.encode("utf-8", "surrogatepass"))
+            return self.storage.create(key, packed)
 
     def lines(self, key: str) -> Iterator[Any]:
         """The rows of a gzipped JSONL object, streamed."""
-        with gzip.open(
-            self.storage.path(key), "rt", encoding="utf-8", errors="surrogatepass"
-        ) as file:
+        with (
+            self.storage.open(key) as raw,
+            gzip.open(raw, "rt", encoding="utf-8", errors="surrogatepass") as file,
+        ):
             for line in file:
                 yield json.loads(line)
 
@@ -233,7 +241,7 @@ class Store:
         if not numbers:
             return None
         key = f"attempts/{numbers[-1]}.json"
-        return Attempt(**_known(read_json(self.storage.path(key)), key))
+        return Attempt(**_known(self._json(key), key))
 
     def end_attempt(self, number: str) -> None:
         """Remember that a training came to a verdict, whatever it was."""
@@ -270,7 +278,7 @@ class Store:
                 f"no release {identity}; known: {', '.join(known) or 'none'}.",
                 f"没有版本 {identity}；已有：{', '.join(known) or '无'}。",
             )
-        value = _known(read_json(self.storage.path(key)), key)
+        value = _known(self._json(key), key)
         value.pop("created"), value.pop("id")
         value["segments"] = tuple(
             SegmentRef(digest=s["digest"], tombstones=tuple(s["tombstones"]))
@@ -286,7 +294,7 @@ class Store:
         if not names:
             return None
         key = f"pointer/{names[-1]}"
-        return Pointer(**_known(read_json(self.storage.path(key)), key))
+        return Pointer(**_known(self._json(key), key))
 
     def pointers(self) -> list[Pointer]:
         """Every pointer, oldest first."""
@@ -319,20 +327,17 @@ class Store:
     def verify(self, release: Release) -> None:
         """Check every file of a release against its SHA-256; FormatError names the first wrong."""
         for key, expected in release.files.items():
-            path = self.storage.path(key)
+            room, digest, name = key.split("/", 2)
+            path = self._folder(f"{room}/{digest}") / name
             if not path.is_file() or file_sha256(path) != expected:
                 raise FormatError(
                     f"{path} is missing or was changed; roll back or refresh.",
                     f"{path} 缺失或已被改动；请回滚或刷新。",
                 )
 
-    @contextmanager
-    def work(self, digest: str) -> Iterator[Path]:
+    def work(self, digest: str) -> AbstractContextManager[Path]:
         """A folder that survives crashes, held by one process at a time."""
-        with self.storage.lock(f"work-{digest}"):
-            path = self.storage.path(f"work/{digest}")
-            path.mkdir(parents=True, exist_ok=True)
-            yield path
+        return self.storage.work(digest)
 
 
 def read_reuse(folder: Path) -> tuple[str, int, tuple[SegmentRef, ...]]:

@@ -43,7 +43,9 @@ def find(tmp_path: Path) -> Iterator[Find]:
         catalog = create_catalog(tmp_path / f"{len(made)}.sqlite")
         made.append(catalog)
         fill(catalog, paths, rejected)
-        return Finder(catalog, tmp_path / "root", str(file)).find(Row(image=image, captions=()))
+        return Finder(catalog, str(tmp_path / "root"), str(file)).find(
+            Row(image=image, captions=())
+        )
 
     yield find
     for catalog in made:
@@ -106,13 +108,13 @@ def test_a_digest_finds_one_of_the_paths(tmp_path: Path) -> None:
     with closing(create_catalog(tmp_path / CATALOG)) as catalog:
         fill(catalog, ["b.jpg", "c.jpg"])
         catalog.execute("INSERT INTO paths VALUES ('a.jpg', 0)")
-        finder = Finder(catalog, tmp_path, str(file))
+        finder = Finder(catalog, str(tmp_path), str(file))
 
         def find(data: bytes) -> str | None:
             return finder.find(Row(image="c.jpg", captions=(), digest=bytes_digest(data)))
 
         assert [find(b"b.jpg"), find(b"c.jpg"), find(b"x")] == ["a.jpg", "c.jpg", None]
-        again = Finder(catalog, tmp_path, str(file))
+        again = Finder(catalog, str(tmp_path), str(file))
         assert again.find(Row(image="C.jpg", captions=())) == "c.jpg"
 
 
@@ -135,7 +137,7 @@ def look(count):
     catalog.executemany(f"INSERT INTO pictures {columns} VALUES (?, ?, 1, 1, 1, 1)", pictures)
     catalog.commit()
     before = anonymous()
-    finder = Finder(catalog, folder, str(folder / "c.json"))
+    finder = Finder(catalog, str(folder), str(folder / "c.json"))
     for n in range(0, count, 50):
         assert finder.find(Row(image=f"x/HOLIDAY picture number {n:07}.jpg", captions=()))
         assert finder.find(Row(image="", captions=(), digest=n.to_bytes(32, "big")))

@@ -69,7 +69,7 @@ def test_real_captions_find_their_pictures(
         catalog.executemany(
             "INSERT INTO paths VALUES (?, ?)", [(p, n) for n, p in enumerate(paths)]
         )
-        finder = Finder(catalog, flickr, file)
+        finder = Finder(catalog, str(flickr), file)
         assert None not in {finder.find(row) for row in rows}
 
 

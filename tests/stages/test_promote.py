@@ -67,13 +67,13 @@ def test_a_release_names_every_file_with_its_digest(built: Any) -> None:
     store.verify(release)
     folders = [store.model(release.model), *(store.segment(s.digest) for s in release.segments)]
     files = [p for folder in folders for p in folder.rglob("*") if p.name != "manifest.json"]
-    keys = {path.relative_to(store.storage.root).as_posix() for path in files}
+    keys = {path.relative_to(store.storage.home).as_posix() for path in files}
     assert release.files.keys() == keys
     names = {Path(key).name for key in keys}
     assert names >= {"bundle.json", "text.onnx", "image.onnx", "tokenizer.json"}
     assert names >= {"vectors.npy", "ids.npy", "catalog.sqlite", "index.faiss"}
     for key, digest in release.files.items():
-        assert file_sha256(store.storage.root / key) == digest
+        assert file_sha256(store.storage.home / key) == digest
 
 
 def test_a_release_carries_the_figures_of_its_model(built: Any) -> None:

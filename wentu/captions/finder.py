@@ -6,10 +6,10 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
 from wentu.captions.places import caption_files
 from wentu.captions.rows import Row
+from wentu.storage import REMOTE
 
 _KNOWN = (
     "SELECT path FROM paths WHERE path = :p UNION ALL SELECT path FROM rejected WHERE path = :p"
@@ -43,12 +43,11 @@ class Finder:
     count as found: the caption is right, and the report tells what became of the picture.
     """
 
-    def __init__(self, catalog: sqlite3.Connection, root: Path, captions: str) -> None:
+    def __init__(self, catalog: sqlite3.Connection, root: str, captions: str) -> None:
         self._catalog = catalog
-        top = os.path.normpath(root.absolute())
-        self._root = top.rstrip("/") + "/"
+        self._root = root.rstrip("/") + "/"
         beside = (str(path.parent.absolute()) for path in caption_files(captions))
-        self._folders = list(dict.fromkeys([top, *beside]))
+        self._folders = list(dict.fromkeys([root, *beside]))
         self._has_digests = False
         catalog.create_function("folded", 1, folded, deterministic=True)
         catalog.create_function("folded_name", 1, _folded_name, deterministic=True)
@@ -75,7 +74,14 @@ class Finder:
 
     def _places(self, image: str) -> Iterator[str]:
         """Paths under the root that ``image`` may mean."""
+        if image.startswith(REMOTE):
+            if image.startswith(self._root):
+                yield os.path.normpath(image[len(self._root) :])
+            return
         for folder in self._folders:
+            if folder.startswith(REMOTE):
+                yield os.path.normpath(image)
+                continue
             place = os.path.normpath(os.path.join(folder, image))  # noqa: PTH118  20 times faster
             if place.startswith(self._root):
                 yield place[len(self._root) :]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from wentu.captions.rows import reading
 from wentu.errors import InputError
-from wentu.storage import local_path
+from wentu.storage import local_copy
 
 Kind = Literal["json", "jsonl", "table", "sheet", "clip"]
 
@@ -52,7 +52,7 @@ def expand(captions: str, language: str) -> str:
         )
     lines: list[str] = []
     for line in _lines(captions):
-        path = local_path(line)
+        path = local_copy(line, _may_be_captions)
         lines += [str(file) for file in _in_folder(path, language)] if path.is_dir() else [line]
     return "\n".join(lines)
 
@@ -92,13 +92,17 @@ def clip_pair(path: Path) -> tuple[Path, Path]:
     return pair[0], pair[1]
 
 
+def _may_be_captions(name: str) -> bool:
+    return name.lower().endswith(tuple(KINDS))
+
+
 def _lines(captions: str) -> list[str]:
     return [line.strip() for line in captions.splitlines() if line.strip()]
 
 
 def _files(captions: str, language: str) -> Iterator[Path]:
     for line in _lines(captions):
-        path = local_path(line)
+        path = local_copy(line, _may_be_captions)
         if path.is_dir():
             yield from _in_folder(path, language)
         elif path.is_file():

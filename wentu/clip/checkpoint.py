@@ -33,7 +33,7 @@ from wentu.clip.tokenizer_file import read_tokenizer
 from wentu.errors import FormatError, InputError
 from wentu.formats import FORMAT, read_json
 from wentu.settings import weights_folder
-from wentu.storage import local_path
+from wentu.storage import local_copy
 
 if TYPE_CHECKING:
     import torch
@@ -288,7 +288,7 @@ def find_weights(model: str) -> Path | None:
         return None
     model = model.removeprefix(SCRATCH)
     if not is_name(model):
-        path = local_path(model)
+        path = local_copy(model)
         if not path.exists():
             raise InputError(
                 f"--model {model}: neither a file nor one of {', '.join(NAMES)}.",

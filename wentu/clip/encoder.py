@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wentu.clip.bundle import BUNDLE, Bundle
 from wentu.errors import InputError
 from wentu.formats import batched
-from wentu.storage import local_path
+from wentu.storage import local_copy
 
 if TYPE_CHECKING:
     from wentu.clip.checkpoint import Checkpoint
@@ -96,7 +96,7 @@ def opened(images: Sequence[Any]) -> list[Any]:
 
 def find_bundle(place: str) -> Path | None:
     """The bundle that a path means: a bundle itself, or the current release of a store."""
-    path = local_path(place)
+    path = local_copy(place)
     if (path / BUNDLE).exists():
         return path
     if (path / "pointer").is_dir():

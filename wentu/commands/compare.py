@@ -65,7 +65,7 @@ def find(known: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def evaluation_of(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     """What the run's own evaluation said; empty where it made none."""
-    folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
+    folder = store.storage.home / f"runs/{run['run_id']}/artifacts"
     found: list[Path] = sorted(folder.glob("*/evaluate/report/evaluation.json"))
     return dict(read_json(found[0])) if found else {}
 
@@ -76,7 +76,7 @@ SHOWN = 8
 
 def queries_of(store: Store, run: dict[str, Any]) -> dict[str, int]:
     """The rank of each test caption's picture by the run's candidate."""
-    folder = store.storage.path(f"runs/{run['run_id']}/artifacts")
+    folder = store.storage.home / f"runs/{run['run_id']}/artifacts"
     found = sorted(folder.glob("*/evaluate/report/queries.jsonl"))
     if not found:
         return {}

@@ -118,6 +118,7 @@ def publish(
     Args:
         work: holds ``bundle``; everything on the way goes there. root: folder for the pictures.
     """
+    from wentu.collection import LocalCollection
     from wentu.interchange.enter import catalogue, gather
     from wentu.interchange.unpack import Unpacker, write_captions
     from wentu.stages import index
@@ -129,8 +130,11 @@ def publish(
         written = write_captions(db, sources, root, "")
     captions = "\n".join(portable(str(path)) for path in written) or "none"
     rows, digest = listed(vault, root, captions, report)
-    yield catalogue(catalog, root, rows, memory, digest, report)
-    yield str(gather(catalog, root, memory, features, work / "bundle", vault, vectors, report))
+    collection = LocalCollection(str(root), root)
+    yield catalogue(catalog, collection, rows, memory, digest, report)
+    yield str(
+        gather(catalog, collection, memory, features, work / "bundle", vault, vectors, report)
+    )
     index.index(catalog=catalog, features=vectors, out=work / "index", config=index.Config())
     number = before.number if before else 0
     yield promoted(vault, work, digest, portable(str(root)), captions, number)
@@ -138,11 +142,13 @@ def publish(
 
 def listed(vault: Store, root: Path, captions: str, report: Reporter) -> tuple[list[Any], str]:
     """The inventory of the pictures, as a later run lists them: then it finds nothing changed."""
-    from wentu.collection import Skipped
+    from wentu.collection import LocalCollection, Skipped
     from wentu.stages import inventory
 
     skipped = Skipped()
-    rows = list(inventory.listing(root, captions, vault, report, skipped))
+    rows = list(
+        inventory.listing(LocalCollection(str(root), root), captions, vault, report, skipped)
+    )
     digest = inventory.listing_digest(rows)
     vault.put_inventory(digest, rows, skipped.examples)
     return rows, digest

@@ -76,5 +76,5 @@ def accept(store: Store, name: str) -> None:
 
 def bundle_of(store: Store, digest: str) -> Path | None:
     """The exported bundle of that digest, in whichever run it was made: later ones reuse it."""
-    folders = sorted(store.storage.path("runs").glob("*/artifacts/*/export-onnx/bundle"))
+    folders = sorted((store.storage.home / "runs").glob("*/artifacts/*/export-onnx/bundle"))
     return next((each for each in reversed(folders) if bundle_digest(each) == digest), None)

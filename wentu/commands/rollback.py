@@ -110,7 +110,7 @@ def use_tracking(store: Store) -> None:
     """Track where the store's runs do."""
     from wentu import tracking
 
-    tracking.use_store(store.storage.path("mlflow"))
+    tracking.use_store(store.storage.home / "mlflow")
 
 
 def refresh(store: Store, console: Console) -> Any:

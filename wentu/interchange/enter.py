@@ -21,7 +21,9 @@ import numpy.typing as npt
 from wentu import catalog as making
 from wentu import pictures as decoder
 from wentu.captions import split_of
+from wentu.catalog import PictureFiles
 from wentu.clip.bundle import Bundle, bundle_digest
+from wentu.collection import Collection
 from wentu.errors import InputError, QualityError
 from wentu.formats import (
     CATALOG,
@@ -30,7 +32,6 @@ from wentu.formats import (
     create_catalog,
     open_catalog,
     read_manifest,
-    read_unchanged,
     write_json,
     write_manifest,
 )
@@ -57,7 +58,12 @@ Ids = npt.NDArray[np.int64]
 
 
 def catalogue(
-    out: Path, root: Path, listed: Iterable[Any], memory: Path, inventory: str, report: Reporter
+    out: Path,
+    collection: Collection,
+    listed: Iterable[Any],
+    memory: Path,
+    inventory: str,
+    report: Reporter,
 ) -> str:
     """Write the catalog of a folder of unpacked pictures into ``out``; what is wrong, in words.
 
@@ -66,7 +72,7 @@ def catalogue(
     """
     with closing(create_catalog(out / CATALOG)) as catalog:
         catalog.execute("ATTACH ? AS unpacked", (str(memory),))
-        making.add_pictures(catalog, root, listed, report)
+        making.add_pictures(catalog, collection, listed, report)
         _describe(catalog)
         facts = (("convert", "none"), ("split", "open"))
         catalog.executemany("INSERT INTO facts VALUES (?, ?)", facts)
@@ -147,10 +153,8 @@ class Gathered:
 class Gatherer:
     """Fills the vectors of a catalog: first from features, then with the model."""
 
-    def __init__(
-        self, db: sqlite3.Connection, root: Path, bundle: Bundle, vectors: Vectors, ids: Ids
-    ) -> None:
-        self.db, self.root, self.bundle = db, root, bundle
+    def __init__(self, files: PictureFiles, bundle: Bundle, vectors: Vectors, ids: Ids) -> None:
+        self.files, self.bundle = files, bundle
         self.ids, self.vectors = ids, vectors
         self.there = np.zeros(len(ids), bool)
         """[N] which rows hold a vector."""
@@ -166,7 +170,7 @@ class Gatherer:
             lines = read_features(path)
             for where, image_id, vector in report.track(lines, path.name, count_lines(path)):
                 self._check_length(where, vector)
-                row = self.db.execute(query, (image_id,)).fetchone()
+                row = self.files.db.execute(query, (image_id,)).fetchone()
                 if row is None:
                     self.found.without_picture += 1
                     continue
@@ -203,7 +207,10 @@ class Gatherer:
         if not len(rows):
             return
         rows = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
-        images = [read_unchanged(*self._file(int(self.ids[row]))) for row in rows]
+        images = [
+            self.files.collection.read_unchanged(*self.files.find(int(self.ids[row])))
+            for row in rows
+        ]
         cosines = (self.bundle.encode_image(images) * self.vectors[rows]).sum(axis=1)
         self.found.cosine = float(cosines.mean())
         if not self.found.cosine >= LEAST_COSINE:  # NaN too
@@ -225,7 +232,7 @@ class Gatherer:
             rows = report.track(range(len(self.ids)), label, len(self.ids))
             for part in batched(rows, _BATCH):
                 items = list(self._open(part, store))
-                pictures = list(pool.map(_decode, (path for _, path, _ in items)))
+                pictures = list(pool.map(self._decode, (file for _, file, _ in items)))
                 lacking = [
                     (row, image)
                     for (row, *_), image in zip(items, pictures, strict=True)
@@ -239,36 +246,27 @@ class Gatherer:
                     if not store.storage.exists(key):
                         store.storage.write(key, decoder.thumbnail(image))
 
-    def _open(self, rows: list[int], store: Store) -> Iterator[tuple[int, tuple[Path, bytes], str]]:
+    def _open(self, rows: list[int], store: Store) -> Iterator[tuple[int, tuple[str, bytes], str]]:
         """(row, (file, digest), key of the thumbnail) of those that something is to be done for."""
         for row in rows:
             picture = int(self.ids[row])
             key = store.thumbnail_key(picture)
             if not self.there[row] or not store.storage.exists(key):
-                yield row, self._file(picture), key
+                yield row, self.files.find(picture), key
 
-    def _file(self, picture: int) -> tuple[Path, bytes]:
-        query = (
-            "SELECT min(f.path), p.digest FROM paths f JOIN pictures p ON p.id = f.picture "
-            "WHERE p.id = ?"
-        )
-        path, digest = self.db.execute(query, (picture,)).fetchone()
-        return self.root / str(path), bytes(digest)
-
-
-def _decode(file: tuple[Path, bytes]) -> Any:
-    try:
-        return decoder.decode(read_unchanged(*file))
-    except (OSError, decoder.PictureError) as error:
-        raise InputError(
-            f"{file[0]} could be read at first and cannot be now ({error}); import again.",
-            f"{file[0]} 起初可读，现在无法读取({error})；请重新导入。",
-        ) from None
+    def _decode(self, file: tuple[str, bytes]) -> Any:
+        try:
+            return decoder.decode(self.files.collection.read_unchanged(*file))
+        except (OSError, decoder.PictureError) as error:
+            raise InputError(
+                f"{file[0]} could be read at first and cannot be now ({error}); import again.",
+                f"{file[0]} 起初可读，现在无法读取({error})；请重新导入。",
+            ) from None
 
 
 def gather(
     catalog: Path,
-    root: Path,
+    collection: Collection,
     memory: Path,
     features: Sequence[Path],
     bundle: Path,
@@ -291,7 +289,7 @@ def gather(
         vectors = np.lib.format.open_memmap(
             out / "vectors.npy", mode="w+", dtype=np.float32, shape=shape
         )
-        gatherer = Gatherer(db, root, opened, vectors, ids)
+        gatherer = Gatherer(PictureFiles(db, collection), opened, vectors, ids)
         gatherer.take(features, report)
         gatherer.prove()
         gatherer.complete(store, report)

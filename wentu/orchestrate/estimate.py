@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from wentu import pictures as decoder
 from wentu.clip import checkpoint
 from wentu.clip.encoder import find_bundle
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
-from wentu.collection import Skipped
+from wentu.collection import Collection, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.orchestrate.parameters import config_of
 from wentu.orchestrate.watch import FLOW
 from wentu.progress import Reporter
 from wentu.stages import inventory, training_settings
-from wentu.storage import collection_root, local_path
+from wentu.storage import local_copy
 from wentu.store import Store
 from wentu.training import cost
 from wentu.training.config import Config as Training
@@ -63,9 +62,9 @@ class Estimate:
 
 def estimate(values: Mapping[str, Any]) -> Estimate:
     """Look at the collection as inventory would, and add up. Writes nothing but cached digests."""
-    root, store = collection_root(str(values["pictures"])), Store(str(values["store"]))
+    source, store = open_collection(str(values["pictures"])), Store(str(values["store"]))
     captions = str(values["captions"])
-    rows = list(inventory.listing(root, captions, store, Reporter(), Skipped()))
+    rows = list(inventory.listing(source, captions, store, Reporter(), Skipped()))
     config, settings = config_of("inventory", values), config_of("finetune", values)
     assert isinstance(config, inventory.Config)
     assert isinstance(settings, Training)
@@ -84,7 +83,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     arch = architecture_of(answer.model)
     each = cost.forward(arch)
     both = each.image + each.text
-    decode = decode_seconds(root, [row[1] for row in files])
+    decode = decode_seconds(source, [row[1] for row in files])
     rate, learning = EFFICIENCY * matrix_rate(), training_rate(settings)
     compute = {
         "pairs": decode * len(files),
@@ -155,9 +154,9 @@ def architecture_of(model: str) -> Architecture:
     name = model.removeprefix(SCRATCH)
     if checkpoint.is_name(name):
         return architecture(name)
-    if find_bundle(name) or not local_path(name).exists():
+    if find_bundle(name) or not local_copy(name).exists():
         return architecture(inventory.DEFAULT_MODEL)
-    return checkpoint.load(local_path(name)).architecture
+    return checkpoint.load(local_copy(name)).architecture
 
 
 def count_pairs(values: Mapping[str, Any], pictures: int) -> int:
@@ -181,13 +180,13 @@ def matrix_rate(side: int = 1024, seconds: float = 0.4) -> float:
     return 2.0 * side**3 * count / (time.monotonic() - began)
 
 
-def decode_seconds(root: Path, paths: list[str], sample: int = 16) -> float:
+def decode_seconds(source: Collection, paths: list[str], sample: int = 16) -> float:
     """Mean seconds to decode one of the pictures, on two cores or more about half of one core's."""
     chosen = paths[:: max(1, len(paths) // sample)][:sample]
     began = time.monotonic()
     for path in chosen:
         try:
-            decoder.fingerprint(decoder.decode((root / path).read_bytes()))
+            decoder.fingerprint(decoder.decode(source.read(path)))
         except (OSError, decoder.PictureError):
             continue
     return (time.monotonic() - began) / max(1, len(chosen)) / 2

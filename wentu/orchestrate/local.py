@@ -23,6 +23,7 @@ from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
 from wentu.orchestrate.parameters import packaged, packed
 from wentu.orchestrate.watch import Watch
+from wentu.storage import Folder
 from wentu.store import Store, now
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
     Raises InputError where another run works on the store, StageError where a stage failed.
     """
     store = Store(str(values["store"]))
-    if "python3" in str(store.storage.root):
+    if "python3" in str(store.storage.home):
         raise InputError(
-            f"--store {store.storage.root}: the local runner cannot work under a path that "
+            f"--store {store.storage.home}: the local runner cannot work under a path that "
             "contains 'python3'; choose another folder.",
-            f"--store {store.storage.root}：本地运行器不支持含有 python3 的路径，请换一个目录。",
+            f"--store {store.storage.home}：本地运行器不支持含有 python3 的路径，请换一个目录。",
         )
-    if not store.storage.exists("mlflow/ready") and tracking.keeps_own():
+    if not (store.storage.home / "mlflow/ready").exists() and tracking.keeps_own():
         console.print(pick("Preparing MLflow, once.", "正在准备 MLflow(仅首次)。"))
     with store.storage.lock("run", wait=False) as free:
         if not free:
@@ -63,7 +64,7 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
                 f"另一个运行正在使用 {store.place}；请等待，或使用其他 --store。",
             )
         run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
-        folder = store.storage.path(f"runs/{run_id}")
+        folder = store.storage.home / f"runs/{run_id}"
         folder.mkdir(parents=True)
         with _environment(folder, run_id, store), _alive(folder):
             return _execute(store, values, folder, run_id, console)
@@ -78,7 +79,7 @@ def _environment(folder: Path, run_id: str, store: Store) -> Iterator[None]:
     # Spinning this briefly costs an idle one nothing (0.21 s a step); not at all, 30 %.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
-        tracking.use_store(store.storage.path("mlflow"))
+        tracking.use_store(store.storage.home / "mlflow")
         yield
     finally:
         os.environ.clear()
@@ -161,7 +162,7 @@ def _call_pipeline(store: Store, values: Mapping[str, Any], folder: Path) -> Exc
             local.SubprocessRunner(use_venv=False),
             pipeline_root=str(folder / "artifacts"),
             enable_caching=True,
-            cache_root=str(store.storage.path("cache")),
+            cache_root=str(store.storage.home / "cache"),
         )
         try:
             pipeline(**packed(values))
@@ -188,8 +189,8 @@ def _failure(watch: Watch, folder: Path, error: Exception | None) -> StageError:
 def runs(store: Store) -> list[dict[str, Any]]:
     """run.json of every run, oldest first."""
     found = []
-    for name in store.storage.list("runs"):
-        path = store.storage.path(f"runs/{name}/run.json")
+    for name in Folder("", store.storage.home).list("runs"):
+        path = store.storage.home / f"runs/{name}/run.json"
         if path.exists():
             run = read_json(path)
             if run["status"] == "running" and not is_alive(path.parent):

@@ -17,11 +17,12 @@ from wentu.captions import NO_FILES, caption_files, expand
 from wentu.clip.checkpoint import find_weights, is_name
 from wentu.clip.model import NAMES, SCRATCH
 from wentu.clip.openclip import PREFIX
+from wentu.collection import open_collection
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import StageConfig, code_version, default_of, store_place
 from wentu.stages import STAGES, config_class
-from wentu.storage import collection_root, local_path, portable
+from wentu.storage import local_copy, portable, same_place
 from wentu.store import Store
 
 HELP = {
@@ -105,7 +106,7 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     values.pop("captions_lang", None)
     for stage in STAGES:
         config_of(stage, values)
-    collection_root(values["pictures"])
+    open_collection(values["pictures"])
     if values["captions"] not in NO_FILES:
         caption_files(values["captions"])
     values["pictures"] = portable(values["pictures"])
@@ -114,7 +115,7 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
         values["captions"] = "\n".join(portable(line) for line in values["captions"].splitlines())
     if values["suite"]:
         if values["train"]:  # a refresh or a rollback uses none, and it may be gone by then
-            zeroshot.Suite.open(local_path(values["suite"]))
+            zeroshot.Suite.open(local_copy(values["suite"]))
         values["suite"] = portable(values["suite"])
     if values["teacher"] and not is_name(values["teacher"]):
         if values["train"]:
@@ -123,7 +124,7 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
     model = values["model"]
     name = model.removeprefix(SCRATCH)
     if name and not (name in NAMES or name.startswith(PREFIX)):
-        if not local_path(name).exists():
+        if not local_copy(name).exists():
             known = ", ".join(NAMES)
             raise InputError(
                 f"--model {model}: neither a path nor one of {known}, openclip:NAME@TAG.",
@@ -158,7 +159,7 @@ def captions_before(values: Mapping[str, Any]) -> str:
     current = Store(str(values["store"])).current()
     before = current[1].parameters if current else {}
     places = (str(before.get("pictures") or ""), str(values["pictures"]))
-    if not places[0] or len({local_path(place).resolve() for place in places}) > 1:
+    if not places[0] or not same_place(*places):
         return "none"
     return str(before.get("captions") or "none")
 

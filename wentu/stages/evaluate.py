@@ -37,7 +37,7 @@ from wentu.language import pick
 from wentu.retrieval import Task
 from wentu.settings import StageConfig, default_of, option
 from wentu.stage import Stage, clear
-from wentu.storage import link_or_copy, local_path
+from wentu.storage import link_or_copy, local_copy
 from wentu.store import Store
 from wentu.training.config import Config as Training
 from wentu.verdict import Scored, hold_to, judge, score
@@ -291,7 +291,7 @@ def score_suite(
     """Each model on the general task, if one is given."""
     if not config.suite:
         return {}
-    suite = zeroshot.Suite.open(local_path(config.suite))
+    suite = zeroshot.Suite.open(local_copy(config.suite))
     templates = zeroshot.templates_for(suite.labels)
     return {
         name: zeroshot.score(encoder, suite, templates, stage.progress, f"{name}, suite")

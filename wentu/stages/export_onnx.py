@@ -21,6 +21,7 @@ import numpy as np
 
 from wentu.clip.bundle import BUNDLE, EXTRA, PARTS, Bundle, bundle_digest
 from wentu.clip.encoder import TorchEncoder, find_bundle
+from wentu.collection import open_collection
 from wentu.errors import InputError, QualityError
 from wentu.formats import (
     CATALOG,
@@ -34,7 +35,7 @@ from wentu.formats import (
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
-from wentu.storage import collection_root, link_or_copy
+from wentu.storage import link_or_copy
 from wentu.store import Store
 
 SENTENCES = ("一只狗在草地上奔跑", "海边的日落", "a red car", "“你好”,世界!", "")
@@ -217,9 +218,9 @@ def keep_onnx(made: Path, out: Path) -> None:
     )
 
 
-def samples(catalog: Path, root: str, count: int) -> tuple[list[str], list[bytes]]:
+def samples(catalog: Path, pictures: str, count: int) -> tuple[list[str], list[bytes]]:
     """Real captions (and a few sentences) and real pictures, spread over the catalog."""
-    folder = collection_root(root)
+    collection = open_collection(pictures)
     with closing(open_catalog(catalog / CATALOG)) as db:
         texts = [
             row[0] for row in db.execute("SELECT text FROM texts ORDER BY id LIMIT ?", (count,))
@@ -227,7 +228,7 @@ def samples(catalog: Path, root: str, count: int) -> tuple[list[str], list[bytes
         paths = db.execute(
             "SELECT min(path) FROM paths GROUP BY picture ORDER BY picture LIMIT ?", (count,)
         ).fetchall()
-    return [*texts, *SENTENCES], [(folder / path).read_bytes() for (path,) in paths]
+    return [*texts, *SENTENCES], [collection.read(path) for (path,) in paths]
 
 
 def prove_parity(

@@ -8,7 +8,7 @@ delta is written, and the release that follows is the old segments plus this one
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu import pictures as decoder
+from wentu.catalog import PictureFiles, workers
 from wentu.clip.bundle import Bundle, bundle_digest
+from wentu.collection import open_collection
 from wentu.errors import InputError
 from wentu.formats import (
     CATALOG,
     batched,
     open_catalog,
     read_manifest,
-    read_unchanged,
     write_json,
 )
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
-from wentu.storage import collection_root
 from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
 
 Ids = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ def features(
         Stage("features", out, config, inputs) as stage,
         closing(open_catalog(catalog / CATALOG)) as db,
     ):
-        root, vault = collection_root(pictures), Store(store)
+        collection, vault = open_collection(pictures), Store(store)
         wanted = ids_of(db)
         reuse = what_to_reuse(vault, pointer, model, db)
         writing = np.setdiff1d(wanted, reuse.known, assume_unique=True)
@@ -107,7 +107,8 @@ def features(
                 count=len(writing),
             )
         )
-        embed(fresh, writing, vectors, embedder, paths_of(db, root), vault, config, stage)
+        files = PictureFiles(db, collection)
+        embed(fresh, writing, vectors, embedder, files, vault, config, stage)
         vectors.flush()
         np.save(out / "ids.npy", writing)
         write_json(
@@ -197,26 +198,12 @@ class ReadyVectors:
         return False
 
 
-def paths_of(db: sqlite3.Connection, root: Path) -> Callable[[int], tuple[str, bytes]]:
-    """picture id -> (one of its files, the digest of its bytes)."""
-
-    def find(picture: int) -> tuple[str, bytes]:
-        query = (
-            "SELECT min(f.path), p.digest FROM paths f JOIN pictures p ON p.id = f.picture "
-            "WHERE p.id = ?"
-        )
-        path, digest = db.execute(query, (picture,)).fetchone()
-        return f"{root}/{path}", bytes(digest)
-
-    return find
-
-
 def embed(
     rows: npt.NDArray[np.intp],
     ids: Ids,
     vectors: npt.NDArray[np.float32],
     bundle: Bundle,
-    find: Any,
+    files: PictureFiles,
     store: Store,
     config: Config,
     stage: Stage,
@@ -226,7 +213,7 @@ def embed(
     def prepare(item: tuple[int, tuple[str, bytes]]) -> Pixels:
         picture, (path, digest) = item
         try:
-            image = decoder.decode(read_unchanged(path, digest))
+            image = decoder.decode(files.collection.read_unchanged(path, digest))
         except (OSError, decoder.PictureError) as error:
             raise InputError(
                 f"{path} could be read when the run began and cannot be now ({error}); run again.",
@@ -240,7 +227,7 @@ def embed(
     def batches(pool: ThreadPoolExecutor) -> Iterator[tuple[list[int], list[Pixels]]]:
         ahead: tuple[list[int], Any] | None = None
         for part in batched(rows, config.embed_batch_size):
-            items = [(picture, find(picture)) for picture in ids[part].tolist()]
+            items = [(picture, files.find(picture)) for picture in ids[part].tolist()]
             following = part, pool.map(prepare, items)
             if ahead:
                 yield ahead[0], list(ahead[1])
@@ -249,7 +236,7 @@ def embed(
             yield ahead[0], list(ahead[1])
 
     label = pick("embedding", "嵌入")
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(workers(files.collection)) as pool:
         tracked = stage.progress.track(
             batches(pool), label, len(rows), size=config.embed_batch_size
         )

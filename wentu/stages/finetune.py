@@ -79,7 +79,7 @@ def finetune(
         return Job(lmdb=lmdb, model=model, work=work, config=config)
 
     if rank() > 0:  # one of several that torchrun started: the first one does the rest
-        job(vault.storage.path(f"work/{key}")).train(Reporter(), Tracker())
+        job(vault.storage.home / f"work/{key}").train(Reporter(), Tracker())
         return
     with Stage("finetune", out, config, inputs) as stage, vault.work(key) as work:
         launch(job(work), stage.progress, stage.tracker)

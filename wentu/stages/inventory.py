@@ -7,11 +7,11 @@ and time did not change is not read again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +19,18 @@ from typing import Any
 
 from wentu.captions import NO_FILES, caption_files
 from wentu.clip.encoder import find_bundle
-from wentu.collection import Skipped, walk
+from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
-from wentu.formats import digest_of, file_sha256, write_json
+from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
-from wentu.storage import collection_root
+from wentu.storage import same_place
 from wentu.store import Attempt, Store
 
 DEFAULT_MODEL = "ViT-B-16"
+READ_AHEAD = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,21 +125,20 @@ def inventory(
         settings: everything else that shapes a trained model (see ``training_settings``).
     """
     with Stage("inventory", out, config, {}, track=False) as stage:
-        root = collection_root(pictures)
-        vault = Store(store)
-        if vault.storage.root.resolve() == root.resolve():
+        collection, vault = open_collection(pictures), Store(store)
+        if same_place(pictures, store):
             raise InputError(
                 f"--store {store} is the folder of the pictures; name one in it or beside it.",
                 f"--store {store} 就是图片目录；请使用其中或旁边的另一个目录。",
             )
         vault.claim()
         skipped = Skipped()
-        rows = list(listing(root, captions, vault, stage.progress, skipped))
+        rows = list(listing(collection, captions, vault, stage.progress, skipped))
         digest = listing_digest(rows)
         vault.put_inventory(digest, rows, skipped.examples)
         if skipped.total:
             stage.progress.tell(str(skipped))
-        refuse_vanished(root, rows, vault, config)
+        refuse_vanished(collection.place, rows, vault, config)
         answer = decide(vault, rows, digest, captions, model, settings, config)
         if answer.decision == "train":
             attempt = Attempt(
@@ -157,22 +157,19 @@ def inventory(
 
 
 def listing(
-    root: Path, captions: str, store: Store, report: Reporter, skipped: Skipped
+    collection: Collection, captions: str, store: Store, report: Reporter, skipped: Skipped
 ) -> Iterator[list[Any]]:
     """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
-    known = DigestCache(store.storage.path("work/digests.sqlite"))
-    with closing(known):
-        paths = list(walk(root, skipped.add))
-        if not paths:
+    with closing(DigestCache(store.storage.home / "work/digests.sqlite")) as known:
+        found = list(collection.walk(skipped.add))
+        if not found:
             told = f" ({skipped})" if skipped.total else ""
-            raise InputError(f"{root} holds no picture{told}.", f"{root} 中没有图片{told}。")
-        label = pick("reading", "读取")
-        for path in report.track(paths, label, len(paths)):
-            try:
-                size, digest = known.digest(root / path)
-            except OSError:  # a dangling link, no permission: pairs sets it aside with the reason
-                size, digest = 0, ""
-            yield ["picture", path, size, digest]
+            raise InputError(
+                f"{collection.place} holds no picture{told}.",
+                f"{collection.place} 中没有图片{told}。",
+            )
+        digests = known.digests(collection, found)
+        yield from report.track(digests, pick("reading", "读取"), len(found))
     if captions not in NO_FILES:
         for file in caption_files(captions):
             yield ["captions", file.name, file.stat().st_size, file_sha256(file)]
@@ -181,7 +178,7 @@ def listing(
 
 
 class DigestCache:
-    """Digests of files by path, size and time, so that an unchanged file is read once."""
+    """Digests of files by path and mark, so that an unchanged file is read once."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,17 +189,35 @@ class DigestCache:
             "digest TEXT) WITHOUT ROWID"
         )
 
-    def digest(self, path: Path) -> tuple[int, str]:
-        """(size in bytes, hex BLAKE2b-256) of a file."""
-        stat = path.stat()
-        mark, key = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}", os.fsencode(path.absolute())
-        row = self._db.execute("SELECT stat, digest FROM seen WHERE path = ?", (key,)).fetchone()
-        if row and row[0] == mark:
-            return stat.st_size, row[1]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-        self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (key, mark, digest))
-        return stat.st_size, digest
+    def digests(self, collection: Collection, found: Iterable[Found]) -> Iterator[list[Any]]:
+        """Rows ["picture", path, size, hex BLAKE2b-256], in the order of ``found``."""
+
+        def read(picture: Found) -> str:
+            try:
+                return collection.digest(picture.path) if picture.mark else ""
+            except OSError:  # a dangling link, no permission: pairs sets it aside with the reason
+                return ""
+
+        with ThreadPoolExecutor(collection.parallel) as pool:
+            for part in batched(found, READ_AHEAD):
+                known = [self._known(f"{collection.top}/{each.path}", each.mark) for each in part]
+                new = [each for each, digest in zip(part, known, strict=True) if digest is None]
+                fresh = pool.map(read, new) if collection.parallel > 1 else map(read, new)
+                for each, digest in zip(part, known, strict=True):
+                    if digest is None:
+                        digest = next(fresh)
+                        self._keep(f"{collection.top}/{each.path}", each.mark, digest)
+                    yield ["picture", each.path, each.size if digest else 0, digest]
+
+    def _known(self, path: str, mark: str) -> str | None:
+        query = "SELECT digest FROM seen WHERE path = ? AND stat = ?"
+        row = self._db.execute(query, (os.fsencode(path), mark)).fetchone()
+        return str(row[0]) if row else None
+
+    def _keep(self, path: str, mark: str, digest: str) -> None:
+        if digest:
+            values = (os.fsencode(path), mark, digest)
+            self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", values)
 
     def close(self) -> None:
         """Close the database; everything learned is in it already."""
@@ -233,7 +248,7 @@ def compare(rows: list[list[Any]], before: Iterable[Any]) -> Changes:
     )
 
 
-def refuse_vanished(root: Path, rows: list[list[Any]], store: Store, config: Config) -> None:
+def refuse_vanished(root: str, rows: list[list[Any]], store: Store, config: Config) -> None:
     """Stop where most of what the current release serves is gone: seldom is that meant."""
     current = store.current()
     if current is None:

@@ -28,6 +28,7 @@ from wentu import report, splits
 from wentu.captions.names import of_names
 from wentu.clip.convert import CONVERSIONS, convert
 from wentu.clip.text import Tokenizer
+from wentu.collection import Collection, open_collection
 from wentu.errors import InputError
 from wentu.formats import (
     CATALOG,
@@ -36,7 +37,6 @@ from wentu.formats import (
     Text,
     batched,
     create_catalog,
-    read_unchanged,
     tsv_line,
     write_json,
     write_manifest,
@@ -44,7 +44,6 @@ from wentu.formats import (
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage, clear
-from wentu.storage import collection_root
 from wentu.store import Store
 
 SHOWN = 200
@@ -148,17 +147,17 @@ def pairs(
             f"--tsv {tsv} 与 --out 相同；请使用其他目录。",
         )
     with Stage("pairs", out, config, inputs) as stage:
-        root, vault = collection_root(pictures), Store(store)
+        collection, vault = open_collection(pictures), Store(store)
         catalog = create_catalog(out / CATALOG)
         with closing(catalog):
-            making.add_pictures(catalog, root, vault.inventory(inventory), stage.progress)
+            making.add_pictures(catalog, collection, vault.inventory(inventory), stage.progress)
             try:
                 refuse_too_many(catalog, config.max_rejected)
             except InputError:  # all reasons, not the first three
                 write_report(out, describe(catalog, Missing(), CHINESE_CLIP), config)
                 stage.progress.tell(pick("All reasons: ", "全部原因：") + str(out / "report.html"))
                 raise
-            missing = add_captions(catalog, root, captions, config, stage)
+            missing = add_captions(catalog, collection.top, captions, config, stage)
             if captions != "none":
                 assign(catalog, vault, config)
             facts = [(name, str(getattr(config, name))) for name in KEPT]
@@ -169,7 +168,7 @@ def pairs(
             found = describe(catalog, missing, config.context_length or CHINESE_CLIP)
             found["passed_over"] = vault.passed_over(inventory)
             if tsv is not None:
-                write_splits(catalog, root, tsv, stage, closed=config.split == "closed")
+                write_splits(catalog, collection, tsv, stage, closed=config.split == "closed")
                 write_manifest(tsv, Manifest(stage="pairs", config=vars(config), inputs=inputs))
         write_report(out, found, config)
         stage.counts |= found["counts"]
@@ -234,7 +233,7 @@ class Missing:
 
 
 def add_captions(
-    catalog: sqlite3.Connection, root: Path, captions: str, config: Config, stage: Stage
+    catalog: sqlite3.Connection, root: str, captions: str, config: Config, stage: Stage
 ) -> Missing:
     """Add captions and the user's splits; returns what was said of pictures that are not there."""
     missing = Missing()
@@ -294,7 +293,7 @@ def converted(texts: tuple[str, ...], how: str) -> Iterator[tuple[str, str | Non
 
 
 def write_splits(
-    catalog: sqlite3.Connection, root: Path, tsv: Path, stage: Stage, *, closed: bool
+    catalog: sqlite3.Connection, collection: Collection, tsv: Path, stage: Stage, *, closed: bool
 ) -> None:
     """``{split}_imgs.tsv``, sorted by the id as text as LMDB wants, and ``{split}_texts.jsonl``.
 
@@ -314,7 +313,7 @@ def write_splits(
         label = f"{split}_imgs.tsv"
         with (tsv / label).open("wb") as file:
             for picture, path, digest in stage.progress.track(rows, label, total):
-                data = read_unchanged(root / path, digest)
+                data = collection.read_unchanged(path, digest)
                 if closed and split != "train":
                     data = view_of(data, seed=picture ^ SPLITS.index(split))
                 file.write(tsv_line(picture, data))

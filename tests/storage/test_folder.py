@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wentu.errors import InputError
-from wentu.storage import Storage, collection_root, link_or_copy, local_path, portable
+from wentu.storage import Storage, link_or_copy, local_path, open_storage, portable
 
 WRITERS = 8
 
@@ -26,7 +26,7 @@ def everything(folder: Path) -> list[str]:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "仓库 😀"))
+    return open_storage(str(tmp_path / "仓库 😀"))
 
 
 # --- create-only writes -----------------------------------------------------------------------
@@ -43,18 +43,18 @@ def test_of_eight_threads_one_creates(storage: Storage) -> None:
         won = list(pool.map(write, range(WRITERS)))
     assert sum(won) == 1
     assert storage.read("pointer/00000001.json") == f"writer {won.index(True)}".encode()
-    assert everything(storage.root) == ["pointer/00000001.json"]
+    assert everything(storage.home) == ["pointer/00000001.json"]
 
 
 def test_of_eight_processes_one_creates(storage: Storage, tmp_path: Path) -> None:
     code = (
-        "import sys; from wentu.storage import Storage; storage = Storage(sys.argv[1]);"
+        "import sys; from wentu.storage import open_storage; storage = open_storage(sys.argv[1]);"
         "print('ready', flush=True); sys.stdin.readline();"
         "print(storage.create('a/b', sys.argv[2].encode()))"
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(storage.root), str(number)],
+            [sys.executable, "-c", code, str(storage.home), str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -71,7 +71,7 @@ def test_of_eight_processes_one_creates(storage: Storage, tmp_path: Path) -> Non
     won = [process.communicate()[0].strip() for process in processes]
     assert sorted(won) == ["False"] * (WRITERS - 1) + ["True"]
     assert storage.read("a/b") == str(won.index("True")).encode()
-    assert everything(storage.root) == ["a/b"]
+    assert everything(storage.home) == ["a/b"]
 
 
 # --- atomic writes ----------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_a_write_replaces_the_whole_and_leaves_nothing_else(storage: Storage) ->
     storage.write("a/b.json", b"new")
     assert storage.read("a/b.json") == b"new"
     assert storage.exists("a/b.json")
-    assert everything(storage.root) == ["a/b.json"]
+    assert everything(storage.home) == ["a/b.json"]
 
 
 def test_threads_that_write_one_object_do_not_disturb_each_other(storage: Storage) -> None:
@@ -94,14 +94,14 @@ def test_threads_that_write_one_object_do_not_disturb_each_other(storage: Storag
         list(pool.map(write, range(WRITERS)))
     data = storage.read("a")
     assert data == data[:1] * 5000
-    assert everything(storage.root) == ["a"]
+    assert everything(storage.home) == ["a"]
 
 
 def test_a_write_that_fails_leaves_nothing(storage: Storage) -> None:
     storage.write("folder/a", b"")
     with pytest.raises(OSError, match="folder"):
         storage.write("folder", b"new")
-    assert everything(storage.root) == ["folder/a"]
+    assert everything(storage.home) == ["folder/a"]
 
 
 # --- folders ----------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_a_folder_is_put_once(storage: Storage, tmp_path: Path) -> None:
     storage.put_folder(make_folder(tmp_path / "one", "first"), "models/abc")
     storage.put_folder(make_folder(tmp_path / "two", "second"), "models/abc")
     assert storage.read("models/abc/sub/a") == b"first"
-    assert everything(storage.root) == ["models/abc/sub/a"]
+    assert everything(storage.home) == ["models/abc/sub/a"]
 
 
 def test_of_folders_put_at_once_one_stays_whole(storage: Storage, tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_of_folders_put_at_once_one_stays_whole(storage: Storage, tmp_path: Path
 
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(put, range(WRITERS)))
-    assert everything(storage.root) == ["models/abc/sub/a"]
+    assert everything(storage.home) == ["models/abc/sub/a"]
     assert list(storage.list("models")) == ["abc"]
-    assert [path.name for path in (storage.root / "models").iterdir()] == ["abc"]
+    assert [path.name for path in (storage.home / "models").iterdir()] == ["abc"]
 
 
 def test_a_copy_outlives_its_source(tmp_path: Path) -> None:
@@ -154,11 +154,11 @@ def test_a_listing_is_sorted_and_without_what_is_unfinished(storage: Storage) ->
 
 def test_a_lock_is_free_again_when_its_holder_was_killed(storage: Storage) -> None:
     code = (
-        "import sys, time; from wentu.storage import Storage\n"
-        "with Storage(sys.argv[1]).lock('run') as got: print(got, flush=True); time.sleep(60)"
+        "import sys, time; from wentu.storage import open_storage\n"
+        "with open_storage(sys.argv[1]).lock('run') as got: print(got, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(storage.root)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(storage.home)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
@@ -204,15 +204,7 @@ def test_the_home_folder_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     assert portable("~/pictures") == "/home/文/pictures"
 
 
-def test_a_place_of_an_object_store_is_refused_with_a_sentence() -> None:
-    with pytest.raises(InputError, match=r"s3://bucket/a: s3:// is not supported"):
+def test_a_place_of_an_object_store_is_no_local_one() -> None:
+    with pytest.raises(InputError, match=r"s3://bucket/a: s3:// cannot be used here"):
         local_path("s3://bucket/a")
-
-
-def test_a_collection_must_exist(tmp_path: Path) -> None:
-    assert collection_root(str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match=r"--pictures .*nowhere: no such folder"):
-        collection_root(str(tmp_path / "nowhere"))
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="no such folder"):
-        collection_root(str(tmp_path / "file"))
+    assert portable("s3://bucket/a/") == "s3://bucket/a"

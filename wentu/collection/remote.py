@@ -1,0 +1,57 @@
+"""Pictures in a bucket of an object store, below a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wentu.collection.interface import Collection, Found
+from wentu.collection.names import SNIFFED, is_junk_folder, kind_of_bytes, kind_of_name
+from wentu.collection.skipped import Tell
+from wentu.formats import STORE_MARK
+from wentu.storage.s3 import PARALLEL, Objects
+
+
+class RemoteCollection(Collection):
+    """The pictures below ``s3://bucket/prefix``."""
+
+    def __init__(self, place: str) -> None:
+        self._objects = Objects(place)
+        super().__init__(place, self._objects.place, parallel=PARALLEL)
+
+    def walk(self, skipped: Tell) -> Iterator[Found]:
+        # S3 lists by the bytes of UTF-8, which is the order of code points, as of ``sorted``.
+        over = before = ""  # the folder that is being passed over; the key before this one
+        for entry in self._objects.list(deep=True):
+            if over and entry.key.startswith(over):
+                continue
+            over = self._folder_to_skip(entry.key, before, skipped)
+            before = entry.key
+            if over or entry.key.endswith("/"):  # consoles make empty objects for folders
+                continue
+            kind = kind_of_name(entry.key.rpartition("/")[2])
+            if kind == "unknown":
+                start = self._objects.get(entry.key, start=SNIFFED) if entry.size else b""
+                kind = kind_of_bytes(start)
+            if kind == "picture":
+                yield Found(path=entry.key, size=entry.size, mark=f"{entry.size}:{entry.etag}")
+            else:
+                skipped(entry.key, kind)
+
+    def _folder_to_skip(self, key: str, before: str, skipped: Tell) -> str:
+        """The first folder of the key that is none of the collection's; told, too.
+
+        Folders that it shares with the key before it were looked at then.
+        """
+        at = key.find("/")
+        while at >= 0:
+            folder = key[: at + 1]
+            if not before.startswith(folder):
+                junk = is_junk_folder(key[:at].rpartition("/")[2])
+                if junk or self._objects.head(folder + STORE_MARK):
+                    skipped(folder, "junk" if junk else "other")
+                    return folder
+            at = key.find("/", at + 1)
+        return ""
+
+    def read(self, path: str) -> bytes:
+        return self._objects.get(path)

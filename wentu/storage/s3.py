@@ -1,0 +1,347 @@
+"""Objects of an S3 bucket, one by one: the only module that imports boto3.
+
+Requests are tried again with growing pauses (botocore's standard mode); transfers that break off or
+arrive changed as well. What we write carries its SHA-256 and is checked whenever it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wentu.errors import InputError, ServiceError, WentuError
+from wentu.formats import batched, file_sha256
+
+ATTEMPTS = 8
+"""Of a request, by botocore, and of a transfer whose body was cut or changed, by us."""
+LARGE = 64 * 2**20
+"""Bytes above which a file goes and comes in parts, several at a time."""
+PARALLEL = 16
+"""Requests under way at once."""
+SHA, TOKEN = "wentu-sha256", "wentu-token"
+"""Metadata of what we write: its digest; and which call wrote it."""
+_AGAIN = ("XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody", "ConditionalRequestConflict")
+_REFUSED = ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_TAKEN = ("PreconditionFailed", "412")
+_MISSING = ("NoSuchKey", "404", "NotFound")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An object as a listing tells of it."""
+
+    key: str
+    """Relative to the place; a folder's ends in a slash."""
+    size: int = 0
+    etag: str = ""
+    changed: datetime | None = None
+    """By the server's clock."""
+
+
+class Changed(Exception):
+    """What arrived is not what was sent."""
+
+
+@cache
+def client() -> Any:
+    """The one client of this process, for all threads; its settings are those of AWS's tools.
+
+    AWS_ENDPOINT_URL_S3 names a server that is not Amazon's; keys come from the environment, the
+    shared configuration, or the machine's role.
+    """
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=2 * PARALLEL,
+        connect_timeout=10,
+        read_timeout=60,
+        tcp_keepalive=True,
+        # Checksums in trailers are unknown to many servers; bodies are signed instead, which
+        # servers check, and what we read is held against our own digest.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": True},
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+class Objects:
+    """The objects below ``s3://bucket/prefix``; keys are relative to it.
+
+    Raises ServiceError where the server refuses or does not answer, with what to do.
+    """
+
+    def __init__(self, place: str) -> None:
+        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        prefix = prefix.strip("/")
+        if not bucket:
+            raise InputError(f"{place}: give s3://bucket/prefix.", f"{place}：应为 s3://桶/前缀。")
+        self.place = place.rstrip("/")
+        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
+
+    def where(self, key: str) -> dict[str, str]:
+        """Bucket and whole key, as boto3 wants them."""
+        return {"Bucket": self.bucket, "Key": self.prefix + key}
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def head(self, key: str) -> dict[str, Any] | None:
+        """The answer to HEAD; None where there is no such object."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found: dict[str, Any] = self._tried(lambda: client().head_object(**self.where(key)))
+        except ClientError as error:
+            if code_of(error) in _MISSING:
+                return None
+            raise self.explained(error, key) from error
+        return found
+
+    def get(self, key: str, *, start: int | None = None) -> bytes:
+        """The bytes of an object, or its first ``start``; FileNotFoundError where there is none.
+
+        Checked against our own digest; of others' objects, against the length and, where the
+        server's ETag is an MD5, that.
+        """
+        more = {} if start is None else {"Range": f"bytes=0-{start - 1}"}
+
+        def attempt() -> bytes:
+            answer = client().get_object(**self.where(key), **more)
+            data: bytes = answer["Body"].read()
+            if start is None:
+                check(hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest, answer)
+            return data
+
+        return self._got(attempt, key)
+
+    def download(self, key: str, path: Path) -> None:
+        """An object into a file, large ones in parts; FileNotFoundError where there is none."""
+        from boto3.s3.transfer import TransferConfig
+
+        def attempt() -> None:
+            answer = client().head_object(**self.where(key))
+            client().download_file(
+                self.bucket,
+                self.prefix + key,
+                str(path),
+                Config=TransferConfig(multipart_threshold=LARGE, num_download_attempts=ATTEMPTS),
+            )
+            check(file_sha256(path), lambda: _file_md5(path), answer)
+
+        self._got(attempt, key)
+
+    def list(self, prefix: str = "", *, deep: bool = False) -> Iterator[Entry]:
+        """Objects whose keys begin so, in the order of their bytes, a thousand a request.
+
+        deep: also those in folders; else a folder is one entry.
+        """
+        more: dict[str, Any] = {} if deep else {"Delimiter": "/"}
+        following: str | None = ""
+        while following is not None:
+            if following:
+                more["ContinuationToken"] = following
+            try:
+                page = self._tried(
+                    lambda: client().list_objects_v2(
+                        Bucket=self.bucket, Prefix=self.prefix + prefix, **more
+                    )
+                )
+            except Exception as error:
+                raise self.explained(error, prefix) from error
+            cut = len(self.prefix)
+            entries = [
+                Entry(
+                    key=each["Key"][cut:],
+                    size=each["Size"],
+                    etag=each["ETag"].strip('"'),
+                    changed=each["LastModified"],
+                )
+                for each in page.get("Contents", [])
+            ]
+            entries += [Entry(key=each["Prefix"][cut:]) for each in page.get("CommonPrefixes", [])]
+            yield from sorted(entries, key=lambda entry: entry.key)
+            following = page.get("NextContinuationToken")
+
+    def now(self) -> datetime:
+        """The server's time, to the second."""
+        try:
+            answer = self._tried(
+                lambda: client().list_objects_v2(
+                    Bucket=self.bucket, Prefix=self.prefix + "locks/", MaxKeys=1
+                )
+            )
+        except Exception as error:
+            raise self.explained(error, "") from error
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def put(self, key: str, data: bytes | Path, *, only_new: bool = False) -> bool:
+        """Write an object whole; with ``only_new`` False where there is one already.
+
+        A file is not read into memory; above LARGE it goes in parts, without ``only_new``.
+        """
+        from boto3.s3.transfer import TransferConfig
+        from botocore.exceptions import ClientError
+
+        digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
+        token = uuid.uuid4().hex
+        known = {"Metadata": {SHA: digest, TOKEN: token}}
+
+        def attempt() -> None:
+            if isinstance(data, bytes):
+                more = {"IfNoneMatch": "*"} if only_new else {}
+                client().put_object(**self.where(key), **known, **more, Body=data)
+            elif only_new:
+                with data.open("rb") as file:
+                    client().put_object(**self.where(key), **known, IfNoneMatch="*", Body=file)
+            else:
+                parts = TransferConfig(multipart_threshold=LARGE, max_concurrency=PARALLEL)
+                whole = self.prefix + key
+                client().upload_file(str(data), self.bucket, whole, ExtraArgs=known, Config=parts)
+
+        try:
+            self._tried(attempt)
+        except ClientError as error:
+            if not (only_new and code_of(error) in _TAKEN):
+                raise self.explained(error, key) from error
+            # An answer that was lost looks like this too: then the object is the one of this call.
+            there = self.head(key)
+            return there is not None and there["Metadata"].get(TOKEN) == token
+        except Exception as error:
+            raise self.explained(error, key) from error
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, a thousand a request."""
+        for part in batched(keys, 1000):
+            what = {"Objects": [{"Key": self.prefix + key} for key in part], "Quiet": True}
+            try:
+                answer = self._tried(
+                    partial(client().delete_objects, Bucket=self.bucket, Delete=what)
+                )
+            except Exception as error:
+                raise self.explained(error, part[0]) from error
+            for failed in answer.get("Errors", []):
+                why = f"{failed.get('Code')}: {failed.get('Message')}"
+                raise ServiceError(
+                    f"{self.place}/{part[0]}, …: could not be deleted ({why}).",
+                    f"{self.place}/{part[0]} 等无法删除({why})。",
+                )
+
+    # --- what goes wrong -----------------------------------------------------------------------
+
+    def _got(self, attempt: Callable[[], T], key: str) -> T:
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._tried(attempt)
+        except ClientError as error:
+            if code_of(error) in _MISSING:
+                raise FileNotFoundError(f"{self.place}/{key}") from None
+            raise self.explained(error, key) from error
+        except Exception as error:
+            raise self.explained(error, key) from error
+
+    @staticmethod
+    def _tried(attempt: Callable[[], T]) -> T:
+        """What botocore does not try again: bodies that were cut off or changed on the way."""
+        from botocore import exceptions as them
+        from s3transfer.exceptions import RetriesExceededError
+
+        broken = (
+            *(them.IncompleteReadError, them.ResponseStreamingError, them.ReadTimeoutError),
+            *(them.ConnectionClosedError, RetriesExceededError, Changed),
+        )
+        for number in range(ATTEMPTS):
+            try:
+                return attempt()
+            except broken:
+                if number == ATTEMPTS - 1:
+                    raise
+            except them.ClientError as error:
+                if number == ATTEMPTS - 1 or code_of(error) not in _AGAIN:
+                    raise
+            time.sleep(min(10.0, 0.1 * 2**number))
+        raise AssertionError
+
+    def explained(self, error: Exception, key: str) -> WentuError:
+        """What a failed request means to a user."""
+        from botocore import exceptions as them
+
+        if isinstance(error, WentuError):
+            return error
+        where = f"{self.place}/{key}" if key else self.place
+        code = code_of(error)
+        if isinstance(error, them.NoCredentialsError | them.PartialCredentialsError):
+            return ServiceError(
+                f"{where}: no keys for this object store; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or a profile or role.",
+                f"{where}：没有该对象存储的密钥；请设置 AWS_ACCESS_KEY_ID 与 "
+                "AWS_SECRET_ACCESS_KEY，或配置 profile、角色。",
+            )
+        if code in _REFUSED:
+            return ServiceError(
+                f"{where}: the object store refuses access ({code}); check the keys and their "
+                "rights to this bucket.",
+                f"{where}：对象存储拒绝访问({code})；请检查密钥及其对该桶的权限。",
+            )
+        if code == "NoSuchBucket":
+            return ServiceError(
+                f"{where}: there is no bucket {self.bucket}; create it or check the name.",
+                f"{where}：不存在桶 {self.bucket}；请先创建或检查名称。",
+            )
+        if isinstance(error, Changed):
+            return ServiceError(
+                f"{where}: arrived changed {ATTEMPTS} times ({error}); is it damaged, or the "
+                "network?",
+                f"{where}：{ATTEMPTS} 次传输后内容均不符({error})；对象或网络可能已损坏。",
+            )
+        server = client().meta.endpoint_url if not isinstance(error, them.NoRegionError) else ""
+        why = str(error).strip().replace("\n", " ")[:200]
+        return ServiceError(
+            f"{where}: the object store {server} did not do it ({why}).",
+            f"{where}：对象存储 {server} 未能完成请求({why})。",
+        )
+
+
+def check(sha: str, md5: Callable[[], str], answer: dict[str, Any]) -> None:
+    """Hold what arrived against what the server tells of the object; raises Changed."""
+    expected = answer.get("Metadata", {}).get(SHA)
+    etag = str(answer.get("ETag", "")).strip('"')
+    if expected:
+        if sha != expected:
+            raise Changed(f"SHA-256 {sha[:12]}, not {expected[:12]}")
+    # An ETag of 32 hexadecimal digits is an MD5 unless the server encrypts with its own keys.
+    elif len(etag) == 32 and "SSEKMSKeyId" not in answer and "SSECustomerAlgorithm" not in answer:
+        found = md5()
+        if found != etag:
+            raise Changed(f"MD5 {found[:12]}, not {etag[:12]}")
+
+
+def code_of(error: Exception) -> str:
+    """The server's code for what went wrong; empty where it did not answer."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def threads() -> int:
+    """How many requests at once are worth it here."""
+    return min(PARALLEL, 4 * (os.cpu_count() or 1) + 4)
