@@ -2,7 +2,8 @@
 
 WENTU_STORE           the store (default ./wentu-store)
 WENTU_WEIGHTS         folder of pretrained weights (default ~/.cache/clip, cn_clip's own)
-WENTU_CACHE           folder for what was fetched from s3:// (default ~/.cache/wentu)
+WENTU_CACHE           folder for copies out of s3://, and for this machine's runs of a store that
+                      lies there (default ~/.cache/wentu)
 WENTU_LANG            en or zh (default: from LANG)
 WENTU_TRACKING        "off": no MLflow
 MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
@@ -37,7 +38,7 @@ def weights_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where copies of what lies in object stores are kept; it may be emptied at any time."""
+    """Where copies of what lies in object stores are kept, and runs of stores that lie there."""
     return Path(os.environ.get("WENTU_CACHE") or "~/.cache/wentu").expanduser()
 
 

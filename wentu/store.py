@@ -20,6 +20,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -27,8 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wentu.errors import FormatError, InputError, StaleError
-from wentu.formats import FORMAT, STORE_MARK, digest_of, file_sha256, folder_sha256, parse_json
+from wentu.errors import FormatError, InputError, ServiceError, StaleError
+from wentu.formats import FORMAT, STORE_MARK, digest_of, folder_sha256, parse_json
 from wentu.storage import open_storage
 
 COMPACT_ABOVE = 8
@@ -118,9 +119,25 @@ class Store:
         self.storage = open_storage(place)
 
     def claim(self) -> None:
-        """Mark the place as a store, so that no walk takes what is in it for pictures."""
-        if not self.storage.exists(STORE_MARK):
-            self.storage.create(STORE_MARK, json.dumps({"format": FORMAT}).encode())
+        """Mark the place as a store, so that no walk takes what is in it for pictures.
+
+        Raises ServiceError where the place cannot tell who of several was first, on which all
+        promises of a store rest.
+        """
+        if self.storage.exists(STORE_MARK):
+            return
+        mark = json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode()
+        if self.storage.create(STORE_MARK, mark) and self.storage.create(STORE_MARK, mark):
+            raise ServiceError(
+                f"{self.place}: this object store replaces what should only be created "
+                "(If-None-Match); a store cannot be kept there.",
+                f"{self.place}：该对象存储会覆盖只应新建的对象(If-None-Match)，不能存放仓库。",
+            )
+
+    @property
+    def id(self) -> str:
+        """Of this store and no other that was here before; empty for old ones."""
+        return str(self._json(STORE_MARK).get("id", ""))
 
     # --- content-addressed parts ---------------------------------------------------------------
 
@@ -327,12 +344,10 @@ class Store:
     def verify(self, release: Release) -> None:
         """Check every file of a release against its SHA-256; FormatError names the first wrong."""
         for key, expected in release.files.items():
-            room, digest, name = key.split("/", 2)
-            path = self._folder(f"{room}/{digest}") / name
-            if not path.is_file() or file_sha256(path) != expected:
+            if self.storage.sha256(key) != expected:
                 raise FormatError(
-                    f"{path} is missing or was changed; roll back or refresh.",
-                    f"{path} 缺失或已被改动；请回滚或刷新。",
+                    f"{self.place}/{key} is missing or was changed; roll back or refresh.",
+                    f"{self.place}/{key} 缺失或已被改动；请回滚或刷新。",
                 )
 
     def work(self, digest: str) -> AbstractContextManager[Path]:

@@ -13,13 +13,17 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
-from wentu.errors import InputError, ServiceError
-from wentu.storage import lease, open_storage
-from wentu.storage.bucket import FILES, Bucket
+from wentu.clip.encoder import find_bundle
+from wentu.errors import FormatError, InputError, ServiceError, StaleError
+from wentu.storage import lease, local_copy, open_storage
+from wentu.storage.bucket import Bucket
+from wentu.storage.mirror import FILES
 from wentu.storage.s3 import SHA, client
+from wentu.store import Release, Store
 
 WRITERS = 8
 
@@ -108,7 +112,8 @@ def test_a_folder_is_put_once_and_fetched_once(storage: Bucket, tmp_path: Path) 
     assert sorted(p.name for p in found.rglob("*")) == ["manifest.json", "sub", "图 a"]
     storage.objects.delete(keys(storage))
     assert storage.folder("models/abc") == found
-    assert [path.name for path in found.parent.iterdir()] == ["abc"]
+    assert sorted(path.name for path in found.parent.iterdir()) == [f".abc{FILES}", "abc"]
+    assert found.stat().st_mode & 0o077, "a cache may be shared"
 
 
 def test_a_folder_that_was_not_put_to_its_end_is_not_there(storage: Bucket, tmp_path: Path) -> None:
@@ -140,6 +145,30 @@ def test_a_large_file_goes_and_comes_in_parts(
     assert head is not None
     assert head["ETag"].endswith('-2"'), "one part only"
     assert (storage.folder("models/abc") / "a").read_bytes() == content
+
+
+def test_a_copy_that_somebody_tidied_is_completed(storage: Bucket, tmp_path: Path) -> None:
+    storage.put_folder(make_folder(tmp_path / "one", "first"), "models/abc")
+    found = storage.folder("models/abc")
+    (found / "sub" / "图 a").unlink()
+    assert (storage.folder("models/abc") / "sub" / "图 a").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a//x", "./x"])
+def test_no_object_is_written_outside_of_its_copy(
+    storage: Bucket, tmp_path: Path, name: str
+) -> None:
+    client().put_object(
+        Bucket=storage.objects.bucket, Key=f"{storage.objects.prefix}m/{name}", Body=b"x"
+    )
+    with pytest.raises(InputError, match="is no name that a file can have here"):
+        local_copy(f"{storage.place}/m")
+    storage.write(f"models/abc/{FILES}", json.dumps({name: "0"}).encode())
+    with pytest.raises(InputError, match="is no name that a file can have here"):
+        storage.folder("models/abc")
+    storage.write(f"work/abc/{FILES}", json.dumps({name: "0"}).encode())
+    with pytest.raises(InputError, match="is no name"), storage.work("abc"):
+        pass
 
 
 # --- locks ------------------------------------------------------------------------------------
@@ -205,6 +234,29 @@ def test_of_eight_that_want_a_lock_one_has_it_at_a_time(storage: Bucket) -> None
     assert len(keys(storage)) <= 3, "old leases are removed"
 
 
+def test_a_slow_one_does_not_get_a_number_that_was_removed(storage: Bucket) -> None:
+    """Three others had the lock between its look and its write."""
+    objects, folder = storage.objects, "locks/run/"
+    objects.put(f"{folder}00000001", b"")
+    objects.put(f"{folder}00000001.free", b"")
+    real = lease._entries
+    looks: list[dict[str, Any]] = []
+
+    def entries(objects: Any, folder: str) -> Any:
+        found = real(objects, folder)
+        looks.append(found)
+        if len(looks) == 1:
+            objects.put(f"{folder}00000003", b"")
+            objects.delete([f"{folder}00000001", f"{folder}00000001.free"])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "_entries", entries)
+        with storage.lock("run", wait=False) as free:
+            assert not free
+    assert sorted(keys(storage)) == [f"{folder}00000003"]
+
+
 def test_a_lock_is_free_again_after_an_error(storage: Bucket) -> None:
     with pytest.raises(KeyError), storage.lock("run"):
         raise KeyError
@@ -228,8 +280,52 @@ def test_work_goes_on_on_another_machine(
         (folder / "best-1.pt").unlink()
         (folder / "best-2.pt").write_text("two")
     with storage.work("abc") as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["best-2.pt", "state.pt"]
+        assert sorted(path.name for path in folder.iterdir()) == [FILES, "best-2.pt", "state.pt"]
     assert len([key for key in keys(storage) if key.startswith("work/")]) == 3
+
+
+def test_what_is_newer_here_than_in_the_bucket_goes_on(storage: Bucket) -> None:
+    with storage.work("abc") as folder:
+        (folder / "state.pt").write_text("step 10")
+    (folder / "state.pt").unlink()
+    (folder / "state.pt").write_text("step 5000")  # killed before it could be copied
+    with storage.work("abc") as folder:
+        assert (folder / "state.pt").read_text() == "step 5000"
+
+
+def test_work_that_was_taken_over_is_not_overwritten(
+    storage: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.work("abc") as folder:
+        (folder / "state.pt").write_text("1")
+
+    def sleep() -> None:
+        with storage.work("abc") as folder:
+            (folder / "state.pt").unlink()
+            (folder / "state.pt").write_text("old 2")
+            monkeypatch.setattr(lease, "LIFE", -1.0)  # nothing was heard of this one
+            monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "other machine"))
+            with Bucket(storage.place).work("abc") as other:
+                (other / "state.pt").unlink()
+                (other / "state.pt").write_text("new 2")
+
+    with pytest.raises(StaleError, match="took this work over"):
+        sleep()
+    monkeypatch.setattr(lease, "LIFE", 90.0)
+    monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "third machine"))
+    with Bucket(storage.place).work("abc") as third:
+        assert (third / "state.pt").read_text() == "new 2"
+
+
+def test_what_goes_wrong_in_the_work_is_what_is_told(storage: Bucket) -> None:
+    def work() -> None:
+        with storage.work("abc") as folder:
+            (folder / "state.pt").write_text("1")
+            storage.objects.bucket = "nobody-has-this"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
 
 
 def test_work_is_kept_while_it_goes_on(storage: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +337,41 @@ def test_work_is_kept_while_it_goes_on(storage: Bucket, monkeypatch: pytest.Monk
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert "state.pt" in json.loads(storage.read(f"work/abc/{FILES}"))
+
+
+# --- a store ---
+
+
+def test_a_release_is_verified_where_it_lies(storage: Bucket, tmp_path: Path) -> None:
+    store = Store(storage.place)
+    store.put_model(make_folder(tmp_path / "one", "first"), "abc")
+    files = store.files_of("abc", ())
+    release = Release(model="abc", segments=(), inventory="", pictures=0, dimension=1, files=files)
+    store.verify(release)
+    storage.objects.delete(["models/abc/sub/图 a"])
+    with pytest.raises(FormatError, match=r"models/abc/sub/图 a is missing or was changed"):
+        store.verify(release)
+
+
+def test_a_store_needs_a_server_that_creates_only_once(
+    storage: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(storage.place).claim()
+    assert len(Store(storage.place).id) == 32
+    Store(storage.place).claim()
+    monkeypatch.setattr(Bucket, "create", lambda self, key, data: self.write(key, data) or True)
+    with pytest.raises(ServiceError, match="replaces what should only be created"):
+        Store(f"{storage.place}/another").claim()
+
+
+def test_the_model_of_a_store_is_found_without_fetching_the_store(
+    storage: Bucket, tmp_path: Path
+) -> None:
+    Store(storage.place).claim()
+    for number in range(5):
+        storage.write(f"thumbnails/{number}", b"")
+    assert find_bundle(storage.place) is None
+    assert not (tmp_path / "inputs").exists()
 
 
 # --- what users meet --------------------------------------------------------------------------
@@ -277,3 +408,26 @@ def test_a_server_that_does_not_answer_is_named() -> None:
     env |= {"AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.startswith("ServiceError s3://b/c/a: the object store http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "said"),
+    [
+        ({"AWS_ENDPOINT_URL_S3": "s3.example.com"}, "s3://b/c.json", "begins with https://"),
+        ({"AWS_PROFILE": "nobody"}, "s3://b/c.json", "AWS_PROFILE is one of"),
+        ({}, "s3://pho tos/c.json", "no bucket or object can be called that"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "s3://b/c.json", "no keys for"),
+    ],
+)
+def test_wrong_settings_are_one_sentence_of_the_command(
+    tmp_path: Path, settings: dict[str, str], words: str, said: str
+) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    env |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "x"} | settings
+    command = [sys.executable, "-m", "wentu", "run", "--pictures", str(tmp_path)]
+    command += ["--captions", words, "--store", str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode in (2, 7)
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from wentu.clip.bundle import BUNDLE, Bundle
 from wentu.errors import InputError
-from wentu.formats import batched
+from wentu.formats import STORE_MARK, batched
 from wentu.storage import local_copy
 
 if TYPE_CHECKING:
@@ -96,16 +96,14 @@ def opened(images: Sequence[Any]) -> list[Any]:
 
 def find_bundle(place: str) -> Path | None:
     """The bundle that a path means: a bundle itself, or the current release of a store."""
-    path = local_copy(place)
-    if (path / BUNDLE).exists():
-        return path
-    if (path / "pointer").is_dir():
-        from wentu.store import Store
+    from wentu.store import Store
 
-        store = Store(place)
+    store = Store(place)
+    if store.storage.exists(STORE_MARK) or (store.storage.home / "pointer").is_dir():
         current = store.current()
         return store.model(current[1].model) if current else None
-    return None
+    path = local_copy(place)
+    return path if (path / BUNDLE).exists() else None
 
 
 def load_encoder(name: str) -> Encoder:

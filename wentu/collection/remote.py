@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 from wentu.collection.interface import Collection, Found
 from wentu.collection.names import SNIFFED, is_junk_folder, kind_of_bytes, kind_of_name
 from wentu.collection.skipped import Tell
+from wentu.errors import ServiceError
 from wentu.formats import STORE_MARK
-from wentu.storage.s3 import PARALLEL, Objects
+from wentu.storage.s3 import PARALLEL, Objects, code_of
+
+STORE_ROOMS = {STORE_MARK, "attempts", "inventories", "locks", "models", "pointer", "releases"}
+STORE_ROOMS |= {"segments", "splits", "thumbnails", "work"}
+"""What a store inside the collection has first, by name: only there its mark is asked for."""
+
+
+_UNREADABLE = ("AccessDenied", "InvalidObjectState")
 
 
 class RemoteCollection(Collection):
@@ -47,11 +56,18 @@ class RemoteCollection(Collection):
             folder = key[: at + 1]
             if not before.startswith(folder):
                 junk = is_junk_folder(key[:at].rpartition("/")[2])
-                if junk or self._objects.head(folder + STORE_MARK):
+                room = key[at + 1 :].partition("/")[0]
+                if junk or (room in STORE_ROOMS and self._objects.head(folder + STORE_MARK)):
                     skipped(folder, "junk" if junk else "other")
                     return folder
             at = key.find("/", at + 1)
         return ""
 
     def read(self, path: str) -> bytes:
-        return self._objects.get(path)
+        try:
+            return self._objects.get(path)
+        except ServiceError as error:
+            if isinstance(error.__cause__, Exception) and code_of(error.__cause__) in _UNREADABLE:
+                # This one object: a right that it lacks, or that it lies in an archive.
+                raise PermissionError(errno.EACCES, str(error)) from None
+            raise

@@ -90,7 +90,8 @@ def execute(
     towers, root = find_onnx(onnx), local_path(pictures)
     vault, report, console = Store(store or store_place()), Lines("import"), make_console()
     # One folder in the store, cleared before and after: what is released is linked, not copied.
-    with vault.work("import") as work:
+    work = vault.storage.home / "work" / "import"
+    with vault.storage.lock("work-import"):
         empty(work)
         make_bundle(towers, work / "bundle", context_length=context_length, checkpoint=weights)
         for sentence in publish(vault, work, root, sources, vectors, report):
@@ -101,8 +102,8 @@ def execute(
 
 def empty(work: Path) -> None:
     """Leave nothing in a folder of ours."""
-    shutil.rmtree(work)
-    work.mkdir()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
 
 
 def publish(

@@ -23,7 +23,7 @@ from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
 from wentu.orchestrate.parameters import packaged, packed
 from wentu.orchestrate.watch import Watch
-from wentu.storage import Folder
+from wentu.storage import Folder, is_remote
 from wentu.store import Store, now
 
 if TYPE_CHECKING:
@@ -59,10 +59,16 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
         console.print(pick("Preparing MLflow, once.", "正在准备 MLflow(仅首次)。"))
     with store.storage.lock("run", wait=False) as free:
         if not free:
-            raise InputError(
-                f"another run is working on {store.place}; wait for it, or use another --store.",
-                f"另一个运行正在使用 {store.place}；请等待，或使用其他 --store。",
+            killed = pick(
+                " One that was killed counts for 90 seconds.", "被终止的运行在 90 秒内仍算。"
             )
+            killed = killed if is_remote(store.place) else ""
+            raise InputError(
+                f"another run is working on {store.place}; wait for it, or use another --store."
+                f"{killed}",
+                f"另一个运行正在使用 {store.place}；请等待，或使用其他 --store。{killed}",
+            )
+        store.claim()
         run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         folder = store.storage.home / f"runs/{run_id}"
         folder.mkdir(parents=True)
@@ -162,7 +168,8 @@ def _call_pipeline(store: Store, values: Mapping[str, Any], folder: Path) -> Exc
             local.SubprocessRunner(use_venv=False),
             pipeline_root=str(folder / "artifacts"),
             enable_caching=True,
-            cache_root=str(store.storage.home / "cache"),
+            # Of this store alone: one that was removed and begun anew has nothing to reuse.
+            cache_root=str(store.storage.home / "cache" / store.id),
         )
         try:
             pipeline(**packed(values))

@@ -26,7 +26,7 @@ from wentu.storage import local_copy, portable, same_place
 from wentu.store import Store
 
 HELP = {
-    "pictures": ("Folder of the pictures.", "图片目录。"),
+    "pictures": ("Folder of the pictures, or s3://bucket/prefix.", "图片目录，或 s3://桶/前缀。"),
     "captions": (
         "Captions: JSON, JSONL, CSV, TSV, XLSX, or Chinese-CLIP's TSV + JSONL (repeat for several; "
         "names that say train, val or test are kept), a folder of them, 'names' (the file names "
@@ -35,7 +35,10 @@ HELP = {
         "文件名中的 train、val、test 会被采用)、其所在目录、names(文件名即描述)、"
         "folder(目录名即描述)或 none。",
     ),
-    "store": ("Where everything is kept [WENTU_STORE].", "保存所有结果的仓库 [WENTU_STORE]。"),
+    "store": (
+        "Where everything is kept: a folder, or s3://bucket/prefix [WENTU_STORE].",
+        "保存所有结果的仓库：目录，或 s3://桶/前缀 [WENTU_STORE]。",
+    ),
     "model": (
         "Where to start: tiny, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, RN50, "
         "openclip:NAME@TAG, or a checkpoint (a file, or a Hugging Face folder); with --no-train "

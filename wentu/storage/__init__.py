@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from wentu.errors import InputError
 from wentu.storage.folder import Folder, link_or_copy
-from wentu.storage.interface import Storage
+from wentu.storage.interface import REMOTE, Storage
 
 __all__ = [
     "REMOTE",
@@ -24,12 +24,9 @@ __all__ = [
 ]
 
 
-REMOTE = "s3://"
-
-
 def is_remote(place: str) -> bool:
     """Is the place in an object store?"""
-    return place.startswith(REMOTE)
+    return place[: len(REMOTE)].lower() == REMOTE
 
 
 def open_storage(place: str) -> Storage:
@@ -79,6 +76,11 @@ def same_place(one: str, other: str) -> bool:
 def portable(place: str) -> str:
     """An absolute spelling of a place that survives the local pipeline runner."""
     if is_remote(place):
+        if "python3" in place:  # the runner would rewrite it
+            raise InputError(
+                f"{place}: no place may be called python3 here; rename it.",
+                f"{place}：此处的路径不能包含 python3；请重命名。",
+            )
         return place.rstrip("/")
     path = str(local_path(place).absolute())
     if "python3" not in path and not path.startswith("file:"):

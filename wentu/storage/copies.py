@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from wentu.errors import InputError
 from wentu.formats import digest_of
 from wentu.settings import cache_folder
+from wentu.storage.folder import inside, made_once
+from wentu.storage.interface import REMOTE
 from wentu.storage.s3 import Entry, Objects, threads
 
 
@@ -20,8 +20,8 @@ def copy_of(place: str, wanted: Callable[[str], bool] | None = None) -> Path:
     wanted: of a folder only the files directly in it whose names this accepts; else everything.
     Raises InputError where there is nothing.
     """
-    bucket, _, key = place.removeprefix("s3://").rstrip("/").partition("/")
-    objects, name = Objects(f"s3://{bucket}"), key.rpartition("/")[2] or bucket
+    bucket, _, key = place[len(REMOTE) :].rstrip("/").partition("/")
+    objects, name = Objects(REMOTE + bucket), key.rpartition("/")[2] or bucket
     head = objects.head(key) if key else None
     if head:
         entries, below = [Entry(key=key, etag=head["ETag"])], len(key) - len(name)
@@ -36,19 +36,16 @@ def copy_of(place: str, wanted: Callable[[str], bool] | None = None) -> Path:
     if not entries:
         raise InputError(f"{place}: nothing is there.", f"{place}：该处没有任何对象。")
     version = digest_of([place, sorted((entry.key, entry.etag) for entry in entries)])[:16]
-    made = cache_folder() / "inputs" / version
-    if not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=made.parent, prefix=".") as part:
 
-            def fetch(entry: Entry) -> None:
-                path = Path(part) / (name if not head else "") / entry.key[below:]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                objects.download(entry.key, path)
+    def fill(folder: Path) -> None:
+        top = folder if head else folder / name
 
-            with ThreadPoolExecutor(threads()) as pool:
-                list(pool.map(fetch, entries))
-            with suppress(OSError):  # another process was first: the same content
-                Path(part).rename(made)
-                Path(part).mkdir()  # for the one who wants to remove it
-    return made / name
+        def fetch(entry: Entry) -> None:
+            path = inside(top, entry.key[below:], objects.place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            objects.download(entry.key, path)
+
+        with ThreadPoolExecutor(threads()) as pool:
+            list(pool.map(fetch, entries))
+
+    return made_once(cache_folder() / "inputs" / version, fill) / name

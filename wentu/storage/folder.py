@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from wentu.errors import InputError
-from wentu.formats import write_atomic
+from wentu.formats import file_sha256, write_atomic
 from wentu.storage.interface import Storage
 
 
@@ -23,6 +23,10 @@ class Folder(Storage):
 
     def exists(self, key: str) -> bool:
         return os.path.exists(f"{self.home}/{key}")
+
+    def sha256(self, key: str) -> str:
+        path = self.home / key
+        return file_sha256(path) if path.is_file() else ""
 
     def read(self, key: str) -> bytes:
         with self.open(key) as file:
@@ -67,19 +71,10 @@ class Folder(Storage):
                 os.unlink(f"{self.home}/{key}")
 
     def put_folder(self, source: Path, key: str) -> None:
-        target = self.home / key
-        if target.exists():
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            shutil.copytree(source, temporary, copy_function=link_or_copy)
-            with suppress(OSError):  # another writer was first: the same content
-                temporary.rename(target)
-            if not target.exists():
-                raise InputError(f"{target} could not be written.", f"无法写入 {target}。")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        def fill(part: Path) -> None:
+            shutil.copytree(source, part, copy_function=link_or_copy, dirs_exist_ok=True)
+
+        made_once(self.home / key, fill)
 
     def folder(self, key: str) -> Path:
         path = self.home / key
@@ -108,6 +103,36 @@ class Folder(Storage):
             path = self.home / "work" / name
             path.mkdir(parents=True, exist_ok=True)
             yield path
+
+
+def made_once(target: Path, fill: Callable[[Path], None]) -> Path:
+    """``target``, a folder that ``fill`` makes: whole or not at all, by one of several that try."""
+    if target.exists():
+        return target
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        part.mkdir(parents=True)
+        fill(part)
+        with suppress(OSError):  # another one was first: the same content
+            part.rename(target)
+        if not target.exists():
+            raise InputError(f"{target} could not be written.", f"无法写入 {target}。")
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def inside(folder: Path, name: str, place: str) -> Path:
+    """The path of ``name`` below ``folder``; InputError where it would lie anywhere else.
+
+    Keys of a bucket may be what no file can be called, ``../x`` and ``/x`` among them.
+    """
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise InputError(
+            f"{place}: {name!r} is no name that a file can have here; rename that object.",
+            f"{place}：{name!r} 不能作为文件名；请重命名该对象。",
+        )
+    return folder / name
 
 
 def absent(place: str, key: str) -> InputError:

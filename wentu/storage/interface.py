@@ -12,6 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
+REMOTE = "s3://"
+"""How places in an object store begin."""
+
 
 class Storage(ABC):
     """A place with whole-object semantics. Keys are relative POSIX paths.
@@ -27,7 +30,11 @@ class Storage(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Is there such an object, or anything in a folder of that name?"""
+        """Is there such an object?"""
+
+    @abstractmethod
+    def sha256(self, key: str) -> str:
+        """Hex SHA-256 of an object as it lies there; empty where there is none."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:

@@ -6,6 +6,7 @@ arrive changed as well. What we write carries its SHA-256 and is checked wheneve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 from wentu.errors import InputError, ServiceError, WentuError
 from wentu.formats import batched, file_sha256
+from wentu.storage.interface import REMOTE
 
 ATTEMPTS = 8
 """Of a request, by botocore, and of a transfer whose body was cut or changed, by us."""
@@ -61,6 +63,7 @@ def client() -> Any:
     """
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     config = Config(
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
@@ -74,7 +77,16 @@ def client() -> Any:
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": True},
     )
-    return boto3.session.Session().client("s3", config=config)
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:  # a profile, a region or an address is wrong
+        why = str(error).strip().rstrip(".")
+        raise ServiceError(
+            f"the settings for the object store are wrong: {why}. AWS_ENDPOINT_URL_S3 begins with "
+            "https:// or http://, and AWS_PROFILE is one of ~/.aws/config.",
+            f"对象存储的设置有误：{why}。AWS_ENDPOINT_URL_S3 应以 https:// 或 http:// 开头，"
+            "AWS_PROFILE 应在 ~/.aws/config 中。",
+        ) from None
 
 
 class Objects:
@@ -84,11 +96,11 @@ class Objects:
     """
 
     def __init__(self, place: str) -> None:
-        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        bucket, _, prefix = place[len(REMOTE) :].partition("/")
         prefix = prefix.strip("/")
         if not bucket:
             raise InputError(f"{place}: give s3://bucket/prefix.", f"{place}：应为 s3://桶/前缀。")
-        self.place = place.rstrip("/")
+        self.place = f"{REMOTE}{bucket}/{prefix}".rstrip("/")
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
 
     def where(self, key: str) -> dict[str, str]:
@@ -103,11 +115,16 @@ class Objects:
 
         try:
             found: dict[str, Any] = self._tried(lambda: client().head_object(**self.where(key)))
-        except ClientError as error:
-            if code_of(error) in _MISSING:
+        except Exception as error:
+            if isinstance(error, ClientError) and code_of(error) in _MISSING:
                 return None
             raise self.explained(error, key) from error
         return found
+
+    @staticmethod
+    def sha_of(head: dict[str, Any]) -> str:
+        """The SHA-256 that an object of ours was written with; empty for others."""
+        return str(head["Metadata"].get(SHA, ""))
 
     def get(self, key: str, *, start: int | None = None) -> bytes:
         """The bytes of an object, or its first ``start``; FileNotFoundError where there is none.
@@ -115,11 +132,16 @@ class Objects:
         Checked against our own digest; of others' objects, against the length and, where the
         server's ETag is an MD5, that.
         """
+        from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+
         more = {} if start is None else {"Range": f"bytes=0-{start - 1}"}
 
         def attempt() -> bytes:
             answer = client().get_object(**self.where(key), **more)
-            data: bytes = answer["Body"].read()
+            try:
+                data: bytes = answer["Body"].read()
+            except (ReadTimeoutError, ConnectionClosedError) as error:
+                raise Changed(str(error)) from error
             if start is None:
                 check(hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest, answer)
             return data
@@ -250,7 +272,8 @@ class Objects:
             return self._tried(attempt)
         except ClientError as error:
             if code_of(error) in _MISSING:
-                raise FileNotFoundError(f"{self.place}/{key}") from None
+                why = errno.ENOENT, os.strerror(errno.ENOENT), f"{self.place}/{key}"
+                raise FileNotFoundError(*why) from None
             raise self.explained(error, key) from error
         except Exception as error:
             raise self.explained(error, key) from error
@@ -262,8 +285,8 @@ class Objects:
         from s3transfer.exceptions import RetriesExceededError
 
         broken = (
-            *(them.IncompleteReadError, them.ResponseStreamingError, them.ReadTimeoutError),
-            *(them.ConnectionClosedError, RetriesExceededError, Changed),
+            *(them.IncompleteReadError, them.ResponseStreamingError),
+            *(RetriesExceededError, Changed),
         )
         for number in range(ATTEMPTS):
             try:
@@ -309,7 +332,20 @@ class Objects:
                 "network?",
                 f"{where}：{ATTEMPTS} 次传输后内容均不符({error})；对象或网络可能已损坏。",
             )
-        server = client().meta.endpoint_url if not isinstance(error, them.NoRegionError) else ""
+        if code == "NotImplemented":
+            return ServiceError(
+                f"{where}: this object store cannot write an object only where there is none "
+                "(If-None-Match), which a store needs; pictures, captions and models may lie "
+                "there, the store not.",
+                f"{where}：该对象存储不支持“仅当不存在时写入”(If-None-Match)，而仓库需要它；"
+                "图片、描述和模型可以放在那里，仓库不可以。",
+            )
+        if isinstance(error, them.ParamValidationError):
+            return InputError(
+                f"{where}: no bucket or object can be called that; give s3://bucket/prefix.",
+                f"{where}：桶或对象不能这样命名；应为 s3://桶/前缀。",
+            )
+        server = client().meta.endpoint_url
         why = str(error).strip().replace("\n", " ")[:200]
         return ServiceError(
             f"{where}: the object store {server} did not do it ({why}).",
