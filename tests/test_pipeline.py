@@ -15,7 +15,7 @@ import yaml
 
 from wentu.errors import InputError
 from wentu.orchestrate import parameters
-from wentu.orchestrate.watch import FLOW
+from wentu.orchestrate.live import FLOW
 from wentu.settings import default_of
 from wentu.stages import STAGES, config_class
 

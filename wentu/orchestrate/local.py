@@ -22,7 +22,7 @@ from wentu.errors import InputError, StageError
 from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
 from wentu.orchestrate.parameters import packaged, packed
-from wentu.orchestrate.watch import Watch
+from wentu.orchestrate.live import RunView
 from wentu.storage import Folder, is_remote
 from wentu.store import Store, now
 
@@ -104,7 +104,7 @@ def _execute(
     store: Store, values: Mapping[str, Any], folder: Path, run_id: str, console: Console
 ) -> Outcome:
     began, started = time.monotonic(), now()
-    watch = Watch(folder, console)
+    shown = RunView(folder, console)
 
     def record(status: str) -> None:
         current = store.current()
@@ -117,22 +117,22 @@ def _execute(
                 "started": started,
                 "seconds": round(time.monotonic() - began, 1),
                 "parameters": dict(values),
-                "decision": watch.decision.get("decision", ""),
-                "reason": watch.decision.get("reason", ""),
+                "decision": shown.decision.get("decision", ""),
+                "reason": shown.decision.get("reason", ""),
                 "release": current[1].id if current else "",
-                "stages": [asdict(view) for view in watch.flow()],
+                "stages": [asdict(view) for view in shown.flow()],
             },
         )
 
     record("running")
     status = "failed"
     try:
-        with watch:
+        with shown:
             error = _call_pipeline(store, values, folder)
-            watch.finish(succeeded=error is None)
-        failure = watch.failed()
+            shown.finish(succeeded=error is None)
+        failure = shown.failed()
         if failure or error:
-            raise _failure(watch, folder, error)
+            raise _failure(shown, folder, error)
         status = "succeeded"
     except KeyboardInterrupt:
         status = "stopped"
@@ -140,13 +140,13 @@ def _execute(
     finally:
         record(status)
         mlflow_status = "FINISHED" if status == "succeeded" else "FAILED"
-        if watch.decision.get("decision") != "skip":
+        if shown.decision.get("decision") != "skip":
             tracking.finish_run(run_id, mlflow_status, _compact(values))
     current = store.current()
     return Outcome(
         run_id=run_id,
-        decision=watch.decision["decision"],
-        reason=watch.decision["reason"],
+        decision=shown.decision["decision"],
+        reason=shown.decision["reason"],
         release=current[1].id if current else "",
         seconds=time.monotonic() - began,
         folder=folder,
@@ -178,8 +178,8 @@ def _call_pipeline(store: Store, values: Mapping[str, Any], folder: Path) -> Exc
     return None
 
 
-def _failure(watch: Watch, folder: Path, error: Exception | None) -> StageError:
-    view = watch.failed()
+def _failure(shown: RunView, folder: Path, error: Exception | None) -> StageError:
+    view = shown.failed()
     if view is None:
         log = folder / "kfp.log"
         return StageError(

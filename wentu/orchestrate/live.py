@@ -41,7 +41,7 @@ class StageView:
     exit_code: int = 1
 
 
-class Watch:
+class RunView:
     """Follows ``<run>/events/*.jsonl`` in a thread and draws; a context manager."""
 
     def __init__(self, run_dir: Path, console: Console) -> None:
@@ -53,7 +53,7 @@ class Watch:
         self._live: Any = None
         self._said: dict[str, float] = {}
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> RunView:
         if self._console.is_terminal:
             from rich.live import Live
 
