@@ -124,6 +124,7 @@ def test_each_stage_is_given_its_own_options(spec: dict[str, Any]) -> None:
         for name, task in component.get("dag", {}).get("tasks", {}).items()
         if not name.startswith("condition")
     ]
+    tasks = [(name, task) for name, task in tasks if not name.startswith("for-loop")]
     assert len(tasks) == 1 + 8 + 5
     for name, task in tasks:
         given = task["inputs"].get("parameters", {})
@@ -137,7 +138,8 @@ def test_each_stage_is_given_its_own_options(spec: dict[str, Any]) -> None:
         }
         expected = {"options": f"{stage}_options"} if fields(config_class(stage)) else {}
         if stage == "inventory":
-            expected |= {f"{each}_options": f"{each}_options" for each in ("pairs", "finetune")}
+            more = ("pairs", "finetune", "features")
+            expected |= {f"{each}_options": f"{each}_options" for each in more}
         assert taken == expected, name
 
 
@@ -146,10 +148,13 @@ def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:
     branches = {
         name: set(component["dag"]["tasks"])
         for name, component in spec["components"].items()
-        if "dag" in component and "inventory" not in component["dag"]["tasks"]
+        if name.startswith("comp-condition")
     }
     found = []
     for tasks in branches.values():
+        loops = [name for name in tasks if name.startswith("for-loop")]
+        inside = [task for name in loops for task in spec["components"][f"comp-{name}"]["dag"]["tasks"]]
+        tasks = tasks - set(loops) | set(inside)
         names = {re.sub(r"-\d+$", "", task).replace("-", "_") for task in tasks}
         if not any(name.startswith("condition") for name in names):
             found.append(names | {"inventory"})
@@ -160,7 +165,7 @@ def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:
 def test_only_what_must_run_each_time_is_never_cached(spec: dict[str, Any]) -> None:
     for component in [{"dag": spec["root"]["dag"]}, *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
-            if not name.startswith("condition"):
+            if not name.startswith(("condition", "for-loop")):
                 cached = task.get("cachingOptions", {}).get("enableCache", False)
                 assert cached != name.startswith(("inventory", "promote")), name
 

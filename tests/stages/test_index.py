@@ -74,7 +74,7 @@ def test_where_nothing_is_new_there_is_no_segment(
 
 
 def test_the_same_input_gives_the_same_bytes(built: Any, tmp_path: Path) -> None:
-    index(catalog=built.catalog, features=built.features, out=tmp_path / "again", config=Config())
+    index(catalog=built.catalog, features=[built.features], out=tmp_path / "again", config=Config())
     ours, theirs = (
         formats.folder_sha256(folder / "segment") for folder in (tmp_path / "again", built.index)
     )
@@ -88,15 +88,15 @@ def test_an_index_that_misses_its_vectors_is_refused(built: Any, tmp_path: Path)
     with pytest.raises(
         QualityError, match=r"finds 0\.000 of the true nearest, --min-recall is 0\.9"
     ):
-        index(catalog=built.catalog, features=features, out=tmp_path / "out", config=Config())
+        index(catalog=built.catalog, features=[features], out=tmp_path / "out", config=Config())
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_unfinished_input_is_refused(built: Any, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="is not finished"):
-        index(catalog=built.catalog, features=tmp_path, out=tmp_path / "o", config=Config())
+        index(catalog=built.catalog, features=[tmp_path], out=tmp_path / "o", config=Config())
     with pytest.raises(InputError, match="written by the stage pairs; here one of features"):
-        index(catalog=built.catalog, features=built.catalog, out=tmp_path / "o", config=Config())
+        index(catalog=built.catalog, features=[built.catalog], out=tmp_path / "o", config=Config())
 
 
 def test_options_that_cannot_work_are_refused() -> None:

@@ -185,7 +185,7 @@ def _failure(shown: RunView, folder: Path, error: Exception | None) -> StageErro
         return StageError(
             f"the run failed: {error}; see {log}.", f"运行失败：{error}；详见 {log}。"
         )
-    log = folder / "logs" / f"{view.name}.log"
+    log = folder / "logs" / f"{view.log or view.name}.log"
     failure = StageError(
         f"{view.name}: {view.error}\nLog: {log}", f"{view.name}:{view.error}\n日志：{log}"
     )
