@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import pytest
 import yaml
 
 from wentu.errors import InputError
+from wentu.formats import read_json
 from wentu.orchestrate import parameters
 from wentu.orchestrate.live import FLOW
 from wentu.settings import default_of
-from wentu.stages import STAGES, config_class
+from wentu.stages import STAGES, config_class, features
+from wentu.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -174,6 +177,52 @@ def test_a_task_fetches_nothing_when_it_starts(spec: dict[str, Any]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         command = " ".join(executor["container"]["command"])
         assert "pip install" not in command
+
+
+# --- shards -----------------------------------------------------------------------------------
+
+
+def test_shards_run_here_side_by_side_and_give_what_one_gives(built: Any, tmp_path: Path) -> None:
+    """The compiled pipeline, as `wentu run` runs it; compared with the stage alone."""
+    words = ["run", "--pictures", str(built.collection), "--store", str(tmp_path / "store")]
+    words += ["--captions", "none", "--no-train", "--model", str(built.winner)]
+    words += ["--embed-batch-size", "5", "--shards", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wentu", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"WENTU_TRACKING": "off"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "features: 24 pictures, 24 embedded, 0 reused" in done.stdout
+    (run,) = (tmp_path / "store" / "runs").iterdir()
+    logs = {path.name for path in (run / "logs").iterdir()}
+    assert logs >= {"features-1.log", "features-2.log", "index.log"}
+    told = {view["name"]: view for view in read_json(run / "run.json")["stages"]}
+    assert told["features"]["counts"] == {"pictures": 24, "embedded": 24, "reused": 0}
+    assert told["features"]["status"] == told["promote"]["status"] == "done"
+    features.features(
+        catalog=built.catalog,
+        bundle=built.winner,
+        pictures=str(built.collection),
+        store=str(tmp_path / "other"),
+        out=tmp_path / "alone",
+        config=features.Config(embed_batch_size=5),
+    )
+    store = Store(str(tmp_path / "store"))
+    current = store.current()
+    assert current is not None
+    (segment,) = current[1].segments
+    for name in ("ids.npy", "vectors.npy"):
+        ours = (store.segment(segment.digest) / name).read_bytes()
+        assert ours == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_the_components_of_shards_keep_their_names(spec: dict[str, Any]) -> None:
+    """`wentu submit` finds what a stage runs in by its name: exec-<stage>, exec-<stage>-2."""
+    known = {f"exec-{stage.replace('_', '-')}" for stage in STAGES}
+    names = {re.sub(r"-2$", "", name) for name in spec["deploymentSpec"]["executors"]}
+    assert names == known
 
 
 # --- presets ----------------------------------------------------------------------------------
