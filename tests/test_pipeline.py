@@ -155,9 +155,8 @@ def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:
     }
     found = []
     for tasks in branches.values():
-        loops = [name for name in tasks if name.startswith("for-loop")]
-        inside = [task for name in loops for task in spec["components"][f"comp-{name}"]["dag"]["tasks"]]
-        tasks = tasks - set(loops) | set(inside)
+        for name in [each for each in tasks if each.startswith("for-loop")]:
+            tasks = tasks - {name} | spec["components"][f"comp-{name}"]["dag"]["tasks"].keys()
         names = {re.sub(r"-\d+$", "", task).replace("-", "_") for task in tasks}
         if not any(name.startswith("condition") for name in names):
             found.append(names | {"inventory"})

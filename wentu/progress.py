@@ -1,7 +1,8 @@
 """How a stage tells how far it is: a bar on a terminal, plain lines in a log, events for `run`.
 
-Under ``wentu run`` a stage appends JSON lines to ``<run>/events/<stage>.jsonl`` (each shard of it to
-``<stage>-<n>.jsonl``), which the parent draws; by hand it draws for itself. Lines are at most a few per second, whatever the speed.
+Under ``wentu run`` a stage appends JSON lines to ``<run>/events/<stage>.jsonl`` (each shard of it
+to ``<stage>-<n>.jsonl``), which the parent draws; by hand it draws for itself. Lines are at most a
+few per second, whatever the speed.
 """
 
 from __future__ import annotations

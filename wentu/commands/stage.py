@@ -64,7 +64,7 @@ def command(name: str) -> click.Command:
     options: list[click.Option] = []
     paths: list[str] = []
     for each in inspect.signature(verb).parameters.values():
-        if each.name == "config":
+        if each.name in ("config", "launcher"):  # which is no place, and no option
             continue
         required = each.default is inspect.Parameter.empty and each.name != "store"
         kind_of: Any = hints[each.name]

@@ -134,11 +134,11 @@ def features(
             },
         )
         # What is not written at all is counted by the first shard, so that shards add up.
-        pictures = len(ids) + (len(wanted) - len(writing)) * (shard <= 1)
+        covered = len(ids) + (len(wanted) - len(writing)) * (shard <= 1)
         stage.counts |= {
-            "pictures": pictures,
+            "pictures": covered,
             "embedded": len(fresh),
-            "reused": pictures - len(fresh),
+            "reused": covered - len(fresh),
         }
 
 
