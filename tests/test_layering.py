@@ -43,6 +43,8 @@ SEARCH_MAY = {"store", "ann", "pictures", "formats", "settings", "errors", "lang
 HEAVY = {
     "kfp": ("wentu.orchestrate", "components", "pipelines"),
     "kubernetes": ("wentu.orchestrate",),
+    "kubeflow_trainer_api": ("wentu.orchestrate.trainspec",),
+    "urllib3": ("wentu.orchestrate.cluster",),
     "mlflow": ("wentu.tracking",),
     "boto3": ("wentu.storage.s3",),
     "cn_clip": ("wentu.clip.model", "wentu.clip.clip_pytorch"),
@@ -218,6 +220,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         ("wentu", ("torch", "kfp", "mlflow", "numpy")),
         ("wentu.cli", ("torch", "kfp", "mlflow", "faiss", "onnxruntime", "matplotlib", "numpy")),
         ("wentu.orchestrate.local", ("torch", "kfp", "mlflow", "matplotlib")),
+        ("wentu.orchestrate.trainjob", ("torch", "kfp", "kubernetes", "kubeflow_trainer_api")),
         ("wentu.stages.features", ("torch", "kfp", "mlflow")),
     ],
 )

@@ -136,7 +136,7 @@ def publish(
     yield str(
         gather(catalog, collection, memory, features, work / "bundle", vault, vectors, report)
     )
-    index.index(catalog=catalog, features=vectors, out=work / "index", config=index.Config())
+    index.index(catalog=catalog, features=[vectors], out=work / "index", config=index.Config())
     number = before.number if before else 0
     yield promoted(vault, work, digest, portable(str(root)), captions, number)
 
