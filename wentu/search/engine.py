@@ -18,7 +18,7 @@ from wentu import ann, pictures
 from wentu.clip.bundle import Bundle, Features
 from wentu.clip.labels import probabilities, templates_for
 from wentu.errors import FormatError, InputError
-from wentu.search.query import Answer, CaptionHit, Hit, Query
+from wentu.search.query import Answer, CaptionHit, Hit, NotHereError, Query
 from wentu.search.segment import Segment
 from wentu.store import Release, Store
 
@@ -202,7 +202,7 @@ class Engine:
     def find(self, query: Query) -> Answer:
         """A page of what is nearest to a mix, best first; pages of one query never overlap.
 
-        Raises InputError where ``query.id`` is no picture of this release.
+        Raises NotHereError where ``query.id`` is no picture of this release.
         """
         vector, folder = self.vector(query), query.folder.strip("/")
         rows = self._rows_in(folder) if folder else None
@@ -278,17 +278,17 @@ class Engine:
     # --- pictures ------------------------------------------------------------------------------
 
     def find_row(self, picture: int) -> tuple[Segment, int]:
-        """Where a picture is; InputError where this release has no such one (any more)."""
+        """Where a picture is; NotHereError where this release has no such one."""
         for segment, part in zip(self._segments, self._parts, strict=True):
             row = None if picture in part.dead else segment.row(picture)
             if row is not None:
                 return segment, row
-        raise InputError(
+        raise NotHereError(
             f"there is no picture {picture} in this release.", f"这个版本中没有图片 {picture}。"
         )
 
     def picture(self, picture: int) -> tuple[Hit, bytes]:
-        """What is known of a picture, and the digest of its file; InputError if it is not here."""
+        """What is known of a picture, and the digest of its file; NotHereError."""
         segment, _ = self.find_row(picture)
         with segment.catalog.borrow() as db:
             hit = _hit(db, picture, 1.0)

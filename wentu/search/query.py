@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class NotHereError(InputError):
+    """The release has no such picture (any more)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """One picture that was found."""
