@@ -109,8 +109,8 @@ class Current:
             lent = self._lent
             if lent is None:
                 raise NothingServedError(
-                    "nothing can be searched yet: " + (self._state.problem or "still loading."),
-                    "还不能搜索：" + (self._state.problem or "正在加载。"),
+                    "nothing can be searched yet; /readyz says why.",
+                    "还不能搜索；原因见 /readyz。",
                 )
             lent.users += 1
         try:
