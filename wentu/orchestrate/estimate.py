@@ -22,8 +22,8 @@ from wentu.clip.encoder import find_bundle
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
 from wentu.collection import Collection, Skipped, open_collection
 from wentu.errors import InputError
-from wentu.orchestrate.parameters import config_of
 from wentu.orchestrate.live import FLOW
+from wentu.orchestrate.parameters import config_of
 from wentu.progress import Reporter
 from wentu.stages import inventory, training_settings
 from wentu.storage import local_copy

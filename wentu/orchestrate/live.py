@@ -44,6 +44,9 @@ class StageView:
 class RunView:
     """Follows ``<run>/events/*.jsonl`` in a thread and draws; a context manager."""
 
+    EVERY = 0.2
+    """Seconds between looks."""
+
     def __init__(self, run_dir: Path, console: Console) -> None:
         self._events, self._console = run_dir / "events", console
         self._offsets: dict[str, int] = {}
@@ -66,14 +69,14 @@ class RunView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._read()
+        self.read()
         if self._live:
             self._live.update(self.table())
             self._live.stop()
 
     def finish(self, succeeded: bool) -> None:
         """Settle what no event said: a stage of the flow that never ran was cached."""
-        self._read()
+        self.read()
         for view in self.flow():
             if view.status == "waiting" and succeeded:
                 view.status = "cached"
@@ -90,12 +93,13 @@ class RunView:
         return next((view for view in self.stages.values() if view.error), None)
 
     def _follow(self) -> None:
-        while not self._stop.wait(0.2):
-            self._read()
+        while not self._stop.wait(self.EVERY):
+            self.read()
             if self._live:
                 self._live.update(self.table())
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take in what happened since the last look."""
         for name in STAGES:
             path = self._events / f"{name}.jsonl"
             if not path.exists():

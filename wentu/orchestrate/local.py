@@ -21,8 +21,8 @@ from wentu import tracking
 from wentu.errors import InputError, StageError
 from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
-from wentu.orchestrate.parameters import packaged, packed
 from wentu.orchestrate.live import RunView
+from wentu.orchestrate.parameters import packaged, packed
 from wentu.storage import Folder, is_remote
 from wentu.store import Store, now
 
