@@ -130,6 +130,8 @@ class Kubeflow:
         self.refuse: dict[str, int] = {}
         """Method and start of a path -> the status it is answered with."""
         self.tag = "2.17.0"
+        self.broken: list[str] = []
+        """What went wrong in this server itself."""
         self.most_enabled = 0
         """Schedules that were enabled at once, at most."""
         self.pods: dict[str, Any] = {}
@@ -165,6 +167,9 @@ class Kubeflow:
                     status, value = 200, server.answer(self.command, self.path, body, self.headers)
                 except Refused as error:
                     status, value = error.status, {"code": 3, "message": str(error)}
+                except Exception as error:
+                    server.broken.append(repr(error))
+                    status, value = 500, {"message": repr(error)}
                 data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
                 self.send_response(status)
                 kind = "text/plain" if isinstance(value, str) else "application/json"
@@ -197,7 +202,8 @@ class Kubeflow:
 def filtered(values: list[Any], query: dict[str, str]) -> list[Any]:
     """What a filter of KFP's leaves; only EQUALS on the name is known here."""
     for each in json.loads(query.get("filter") or "{}").get("predicates", []):
-        assert (each["operation"], each["key"]) == ("EQUALS", "display_name"), each
+        if (each["operation"], each["key"]) != (1, "display_name"):  # 1: EQUALS
+            raise Refused(400, f"filter {each}")
         values = [value for value in values if value.display_name == each["stringValue"]]
     return values
 
@@ -422,3 +428,4 @@ def serving() -> Iterator[Kubeflow]:
     server = Kubeflow()
     yield server
     server.close()
+    assert server.broken == []

@@ -14,9 +14,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from wentu.errors import InputError
+from wentu.orchestrate.parameters import packaged
 from wentu.orchestrate.profile import Needs, Profile
 from wentu.stages import STAGES
 
@@ -27,6 +29,23 @@ RUN_LABEL = "metadata.labels['pipeline/runid']"
 BACKOFF = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
 
 Spec = dict[str, Any]
+
+
+@cache
+def compiled() -> Mapping[str, Any]:
+    """The packaged pipeline, not to be changed; read by libyaml where there is one."""
+    import yaml
+
+    text = packaged("pipeline.yaml").read_text(encoding="utf-8")
+    return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def spelled(spec: Mapping[str, Any], platform: Mapping[str, Any]) -> str:
+    """Both documents as KFP's server wants them; equal for equal ones."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump_all([spec, platform], Dumper=dumper, allow_unicode=True, sort_keys=True))
 
 
 def fill(

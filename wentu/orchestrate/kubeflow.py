@@ -25,8 +25,8 @@ from wentu.clip.checkpoint import is_name
 from wentu.clip.model import SCRATCH
 from wentu.errors import InputError, ServiceError
 from wentu.formats import digest_of
-from wentu.orchestrate.filling import check, check_parameters, fill
-from wentu.orchestrate.parameters import packaged, packed
+from wentu.orchestrate.filling import check, check_parameters, compiled, fill, spelled
+from wentu.orchestrate.parameters import packed
 from wentu.orchestrate.profile import Profile
 from wentu.storage import is_remote
 
@@ -35,6 +35,8 @@ ENDPOINT, TOKEN = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN"
 POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 """Where a pod of a multi-user Kubeflow finds its own token."""
 PAGE = 100
+EQUALS = 1
+"""Of filter.proto; kfp's client sends the number, too."""
 
 
 # --- what is sent -----------------------------------------------------------------------------
@@ -58,10 +60,8 @@ def prepare(
     values: Mapping[str, Any], profile: Profile, *, gpus: int = 0, nodes: int = 1, image: str = ""
 ) -> Submission:
     """The submission of a run with complete ``values`` (see ``parameters.complete``)."""
-    import yaml
-
     need_remote(values)
-    spec = yaml.safe_load(packaged("pipeline.yaml").read_text(encoding="utf-8"))
+    spec = compiled()
     filled, platform = fill(spec, profile, gpus=gpus, image=image)
     given: dict[str, Any] = dict(packed(values))
     if nodes > 1:
@@ -73,8 +73,7 @@ def prepare(
         given["nodes"] = nodes
     check_parameters(filled, given)
     check(filled, platform)
-    package = yaml.safe_dump_all([filled, platform], allow_unicode=True, sort_keys=True)
-    return Submission(package=package, parameters=given)
+    return Submission(package=spelled(filled, platform), parameters=given)
 
 
 def need_remote(values: Mapping[str, Any]) -> None:
@@ -121,6 +120,7 @@ class Cluster:
             )
         with self._asked():
             self._client = self._connect()
+            self.namespace = self.namespace or self._client.get_user_namespace() or None
 
     def _connect(self) -> Any:
         with warnings.catch_warnings():
@@ -128,8 +128,18 @@ class Cluster:
             from kfp import Client
             from kfp.client import ServiceAccountTokenVolumeCredentials as OfPod
 
+            class Quick(Client):  # type: ignore[misc]
+                """Asks once whether anybody is there: kfp asks five times in half a minute."""
+
+                def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+                    return self._healthz_api.healthz_service_get_healthz()
+
+                def set_user_namespace(self, namespace: str) -> None:
+                    """Of this process only: kfp's own writes a file into the home folder."""
+                    self._context_setting["namespace"] = namespace
+
             credentials = OfPod() if POD_TOKEN.exists() else None
-            return Client(
+            return Quick(
                 host=self.host or None,
                 existing_token=os.environ.get(TOKEN) or None,
                 credentials=credentials,
@@ -147,7 +157,7 @@ class Cluster:
         except ApiException as error:
             raise refused(self.host, error.status or 0, message_of(error)) from None
         except HTTPError as error:
-            why = str(error).rpartition(": ")[2].rstrip(".)'")[:200]
+            why = str(getattr(error, "reason", error)).rpartition(": ")[2].rstrip(".)'")[:200]
             raise ServiceError(
                 f"{self.host}: Kubeflow Pipelines does not answer ({why}); is it the right "
                 "address, and the port forwarded?",
@@ -284,7 +294,7 @@ class Cluster:
 
 def named(name: str) -> str:
     """A filter of KFP's: what is called so."""
-    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    predicate = {"operation": EQUALS, "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
 
 

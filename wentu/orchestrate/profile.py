@@ -17,7 +17,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from wentu import __version__
@@ -48,7 +47,6 @@ _CPU = re.compile(r"\d+(\.\d+)?|\d+m")
 _SIZE = re.compile(r"\d+(\.\d+)?([KMGT]i?)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL")
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +87,7 @@ class Needs:
     """Seconds after which the pod is stopped (activeDeadlineSeconds)."""
     retries: int = 0
     image: str = ""
-    node_selector: Mapping[str, str] = _EMPTY
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
 
 
@@ -98,12 +96,12 @@ class Profile:
     """A whole profile."""
 
     images: Images = Images()
-    stages: Mapping[str, Mapping[str, Any]] = _EMPTY
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By stage or "default": the fields of Needs that were given, as they are kept there."""
-    secrets: Mapping[str, Mapping[str, str]] = _EMPTY
-    config: Mapping[str, Mapping[str, str]] = _EMPTY
-    env: Mapping[str, str] = _EMPTY
-    defaults: Mapping[str, Mapping[str, Any]] = field(default=_EMPTY, repr=False)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     """Of the built-in profile."""
 
     def of(self, stage: str) -> Needs:
@@ -119,7 +117,7 @@ def read_profile(path: Path | None) -> Profile:
     """The profile in a TOML file over the built-in one; None: the built-in alone."""
     built_in = parse(BUILT_IN, "built-in")
     if path is None:
-        return replace(built_in, defaults=built_in.stages, stages=_EMPTY)
+        return replace(built_in, defaults=built_in.stages, stages={})
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

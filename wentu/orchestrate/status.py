@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from wentu.errors import StageError
 from wentu.language import pick
 from wentu.orchestrate import pods
-from wentu.orchestrate.filling import tasks_by_name
+from wentu.orchestrate.filling import compiled, tasks_by_name
 from wentu.orchestrate.live import FLOW, RunView, StageView
 from wentu.orchestrate.local import is_alive, runs
-from wentu.orchestrate.parameters import packaged
 from wentu.store import Store
 
 if TYPE_CHECKING:
@@ -317,13 +316,11 @@ def _why(node: Any, executors: list[Any], namespace: str) -> str:
 
 def _spec_of(run: Any) -> Mapping[str, Any]:
     """The pipeline that a run ran: its own where the server tells, else the one we have."""
-    import yaml
-
     told = run.pipeline_spec or {}
     told = told.get("pipeline_spec", told)
     if "deploymentSpec" in told and "root" in told:
         return dict(told)
-    return dict(yaml.safe_load(packaged("pipeline.yaml").read_text(encoding="utf-8")))
+    return compiled()
 
 
 def _pod(node: Any) -> str:
