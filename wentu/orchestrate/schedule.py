@@ -20,7 +20,8 @@ from wentu.errors import InputError
 if TYPE_CHECKING:
     from wentu.orchestrate.kubeflow import Cluster, Submission
 
-_PART = r"(\*|[0-9A-Za-z]+(-[0-9A-Za-z]+)?)(/\d+)?"
+_VALUE = r"(\d+|[A-Za-z]{3})"
+_PART = rf"(\*|{_VALUE}(-{_VALUE})?)(/\d+)?"
 _FIELD = re.compile(rf"{_PART}(,{_PART})*")
 _NOTE = re.compile(r"zone=(\S+)")
 DAYS = 7
