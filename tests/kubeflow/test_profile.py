@@ -4,6 +4,7 @@ No ``from __future__ import annotations``: kfp reads the signature of a componen
 """
 
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,37 @@ def test_gpus_are_those_of_finetune(spec: dict[str, Any]) -> None:
     assert trained["image"] == f"wentu/gpu:{__version__}"
     assert "resources" not in embedded
     assert embedded["image"] == of_stage(spec, "features")["image"]
+
+
+def test_on_several_nodes_the_task_only_launches_and_says_what_the_pods_are(
+    spec: dict[str, Any], profile: Profile
+) -> None:
+    filled, platform = fill(spec, profile, nodes=4, gpus=8)
+    check(filled, platform)
+    launching = of_stage(filled, "finetune")
+    assert launching["image"] == "registry.example/wentu/cpu:7"
+    assert launching["resources"] == of_stage(filled, "index")["resources"]
+    (told,) = (each["value"] for each in launching["env"] if each["name"] == "WENTU_TRAINJOB")
+    assert json.loads(told) == {
+        "image": "registry.example/wentu/gpu:7",
+        "cpu": "8",
+        "memory": "32Gi",
+        "gpu": 8,
+        "gpu_type": "amd.com/gpu",
+        "shm": "8Gi",
+        "storage": "50Gi",
+        "timeout": 3600,
+        "node_selector": {"disk": "ssd"},
+        "tolerations": [
+            {"key": "gpu", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5}
+        ],
+        "secrets": {"wentu-s3": {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID"}},
+        "config": {"wentu-config": {"url": "MLFLOW_TRACKING_URI"}},
+        "env": {"WENTU_LANG": "zh"},
+    }
+    config = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"]
+    assert "emptyDirMounts" not in config
+    assert config["activeDeadlineSeconds"] == "3600"
 
 
 def test_caching_stays_as_compiled_and_each_task_may_be_tried_again(

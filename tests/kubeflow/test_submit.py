@@ -80,7 +80,6 @@ def test_what_is_there_already_is_not_uploaded_again(
         (("--suite", "suite.json"), "--suite suite.json: the cluster cannot see"),
         (("--epochs", "-1"), "--epochs -1: give 0 or more"),
         (("--profile", "none.toml"), "none.toml"),
-        (("--nodes", "2"), "--nodes 2: "),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_sent(

@@ -15,7 +15,7 @@ from wentu.settings import store_place
 if TYPE_CHECKING:
     from wentu.orchestrate.kubeflow import Submission
 
-NOT_RUN = ("host", "namespace", "profile", "image", "gpus", "nodes")
+NOT_RUN = ("host", "namespace", "profile", "image", "gpus")
 
 
 def where_options() -> list[click.Option]:
@@ -63,7 +63,6 @@ def submission_options() -> list[click.Option]:
         make_option(
             "gpus", int, "", pick("GPUs of finetune, on each node.", "微调每节点的 GPU 数。")
         ),
-        make_option("nodes", int, "", pick("Nodes of finetune.", "微调的节点数。")),
     ]
     return [*where_options(), *own, *run_options()]
 
@@ -82,6 +81,5 @@ def submission(given: dict[str, Any]) -> Submission:
         complete(given),
         read_profile(Path(own["profile"]) if own["profile"] else None),
         gpus=own["gpus"] or 0,
-        nodes=own["nodes"] or 1,
         image=own["image"] or "",
     )

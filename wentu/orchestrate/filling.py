@@ -10,6 +10,7 @@ it; and a reader of `enabledSharedMemory` in every server's driver, so /dev/shm 
 from __future__ import annotations
 
 import copy
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -49,11 +50,13 @@ def spelled(spec: Mapping[str, Any], platform: Mapping[str, Any]) -> str:
 
 
 def fill(
-    spec: Mapping[str, Any], profile: Profile, *, gpus: int = 0, image: str = ""
+    spec: Mapping[str, Any], profile: Profile, *, gpus: int = 0, nodes: int = 1, image: str = ""
 ) -> tuple[Spec, Spec]:
     """(spec, platform document) for a cluster; ``spec`` is left as it is.
 
-    gpus: of finetune, in place of what the profile says. image: of all stages.
+    gpus: of finetune, in place of what the profile says. nodes: of finetune; with more than one
+    its task only launches a TrainJob, whose pods get what the profile says, and is itself as small
+    as any stage. image: of all stages.
     """
     filled = copy.deepcopy(dict(spec))
     platform: Spec = {}
@@ -65,7 +68,13 @@ def fill(
         needs = profile.of(stage)
         if stage == "finetune" and gpus:
             needs = replace(needs, gpu=gpus)
-        _fill_container(container, needs, profile, image)
+        env = dict(profile.env)
+        if stage == "finetune" and nodes > 1:
+            trained = image_of(container, needs, profile, image)
+            env["WENTU_TRAINJOB"] = json.dumps(_pods(needs, profile, trained), sort_keys=True)
+            usual = profile.of("")
+            needs = replace(usual, timeout=needs.timeout, retries=needs.retries)
+        _fill_container(container, needs, env, image_of(container, needs, profile, image))
         for task in _tasks_of(filled, label):
             if needs.retries:
                 task["retryPolicy"] = {"maxRetryCount": needs.retries, **BACKOFF}
@@ -122,9 +131,14 @@ def check_parameters(spec: Mapping[str, Any], values: Mapping[str, Any]) -> None
 # --- parts ------------------------------------------------------------------------------------
 
 
-def _fill_container(container: Spec, needs: Needs, profile: Profile, image: str) -> None:
+def image_of(container: Mapping[str, Any], needs: Needs, profile: Profile, image: str) -> str:
+    """The image of a stage: the one of all, its own, by whether it has a GPU, or as compiled."""
     usual = profile.images.gpu if needs.gpu else profile.images.cpu
-    container["image"] = image or needs.image or usual or container["image"]
+    return str(image or needs.image or usual or container["image"])
+
+
+def _fill_container(container: Spec, needs: Needs, env: Mapping[str, str], image: str) -> None:
+    container["image"] = image
     resources: Spec = {}
     for name, value in (("Cpu", needs.cpu), ("Memory", needs.memory)):
         if value:
@@ -134,9 +148,8 @@ def _fill_container(container: Spec, needs: Needs, profile: Profile, image: str)
         resources["accelerator"] = count
     if resources:
         container["resources"] = {**container.get("resources", {}), **resources}
-    env = dict(profile.env)
     if needs.storage:
-        env = {"TMPDIR": SCRATCH, "WENTU_CACHE": f"{SCRATCH}/wentu"} | env
+        env = {"TMPDIR": SCRATCH, "WENTU_CACHE": f"{SCRATCH}/wentu", **env}
     if env:
         before = [each for each in container.get("env", []) if each["name"] not in env]
         container["env"] = before + [{"name": n, "value": v} for n, v in env.items()]
@@ -159,18 +172,7 @@ def _kubernetes(needs: Needs, profile: Profile) -> Spec:
         found["nodeSelector"] = {"labels": dict(needs.node_selector)}
     if needs.tolerations:
         found["tolerations"] = [
-            {
-                name: value
-                for name, value in (
-                    ("key", each.key),
-                    ("operator", each.operator),
-                    ("value", each.value),
-                    ("effect", each.effect),
-                    ("tolerationSeconds", None if each.seconds is None else str(each.seconds)),
-                )
-                if value
-            }
-            for each in needs.tolerations
+            {name: str(value) for name, value in each.items()} for each in _tolerations(needs)
         ]
     if needs.timeout:
         found["activeDeadlineSeconds"] = str(needs.timeout)
@@ -182,6 +184,36 @@ def _kubernetes(needs: Needs, profile: Profile) -> Spec:
     if mounts:
         found["emptyDirMounts"] = mounts
     return found
+
+
+def _tolerations(needs: Needs) -> list[Spec]:
+    """In Kubernetes' spelling, without what is empty."""
+    return [
+        {
+            name: value
+            for name, value in (
+                ("key", each.key),
+                ("operator", each.operator),
+                ("value", each.value),
+                ("effect", each.effect),
+                ("tolerationSeconds", each.seconds),
+            )
+            if value not in ("", None)
+        }
+        for each in needs.tolerations
+    ]
+
+
+def _pods(needs: Needs, profile: Profile, image: str) -> Spec:
+    """What the pods of a TrainJob are, for the task that launches it: WENTU_TRAINJOB."""
+    found: Spec = {
+        name: value
+        for name in ("cpu", "memory", "gpu", "gpu_type", "shm", "storage", "timeout")
+        if (value := getattr(needs, name))
+    }
+    found |= {"image": image, "secrets": profile.secrets, "config": profile.config}
+    found |= {"env": profile.env, "node_selector": dict(needs.node_selector)}
+    return found | {"tolerations": _tolerations(needs)}
 
 
 def _named(what: str, name: str) -> Spec:

@@ -57,20 +57,13 @@ class Submission:
 
 
 def prepare(
-    values: Mapping[str, Any], profile: Profile, *, gpus: int = 0, nodes: int = 1, image: str = ""
+    values: Mapping[str, Any], profile: Profile, *, gpus: int = 0, image: str = ""
 ) -> Submission:
     """The submission of a run with complete ``values`` (see ``parameters.complete``)."""
     need_remote(values)
-    spec = compiled()
-    filled, platform = fill(spec, profile, gpus=gpus, image=image)
-    given: dict[str, Any] = dict(packed(values))
-    if nodes > 1:
-        if "nodes" not in spec["root"]["inputDefinitions"]["parameters"]:
-            raise InputError(
-                f"--nodes {nodes}: this pipeline trains on one node.",
-                f"--nodes {nodes}：此流程只在一个节点上训练。",
-            )
-        given["nodes"] = nodes
+    nodes = int(values.get("nodes", 1))
+    filled, platform = fill(compiled(), profile, gpus=gpus, nodes=nodes, image=image)
+    given = packed(values)
     check_parameters(filled, given)
     check(filled, platform)
     return Submission(package=spelled(filled, platform), parameters=given)
