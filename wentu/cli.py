@@ -53,6 +53,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Go back to an earlier model, keeping new pictures.",
         "回到先前的模型，保留新图片。",
     ),
+    "submit": (
+        "wentu.commands.submit",
+        "The same pipeline on a Kubeflow cluster.",
+        "在 Kubeflow 集群上运行同一流程。",
+    ),
+    "schedule": (
+        "wentu.commands.schedule",
+        "Runs at set times on a cluster.",
+        "集群上的定时运行。",
+    ),
+    "status": (
+        "wentu.commands.status",
+        "How runs stand, here and on a cluster.",
+        "查看本机与集群上的运行。",
+    ),
+    "doctor": (
+        "wentu.commands.doctor",
+        "Is everything there that a run needs?",
+        "检查运行所需的一切。",
+    ),
     "unpack": (
         "wentu.commands.unpack",
         "Chinese-CLIP's TSV, JSONL and LMDB into picture files and captions.",

@@ -92,6 +92,9 @@ class RunView:
     The shards of a stage are drawn as one, their figures summed.
     """
 
+    EVERY = 0.2
+    """Seconds between looks."""
+
     def __init__(self, run_dir: Path, console: Console) -> None:
         self._events, self._console = run_dir / "events", console
         self._offsets: dict[str, int] = {}
@@ -117,14 +120,14 @@ class RunView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._read()
+        self.read()
         if self._live:
             self._live.update(self.table())
             self._live.stop()
 
     def finish(self, succeeded: bool) -> None:
         """Settle what no event said: a stage of the flow that never ran was cached."""
-        self._read()
+        self.read()
         for view in self.flow():
             if view.status == "waiting" and succeeded:
                 view.status = "cached"
@@ -141,12 +144,13 @@ class RunView:
         return next((view for view in self.stages.values() if view.error), None)
 
     def _follow(self) -> None:
-        while not self._stop.wait(0.2):
-            self._read()
+        while not self._stop.wait(self.EVERY):
+            self.read()
             if self._live:
                 self._live.update(self.table())
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take in what happened since the last look."""
         order = {name: place for place, name in enumerate(STAGES)}
         found = [(order.get(path.stem.partition("-")[0]), path) for path in self._events.glob("*")]
         for _, path in sorted((place, path) for place, path in found if place is not None):
