@@ -12,7 +12,7 @@ SEED    ?= 0
 # Two tests at a time, each with half of the cores: much of a test uses one core only.
 PYTEST  := OMP_NUM_THREADS=$(shell expr \( $$(nproc) + 1 \) / 2) $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo test check proofs exhaustive compile bench clean
+.PHONY: help setup demo test check proofs exhaustive compile bench manifests clean
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -46,6 +46,12 @@ compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
 
 bench: $(READY)  ## side by side with cn_clip's own scripts
 	$(BIN)/python -m benchmarks
+
+manifests: $(READY)  ## infra/k8s/overlays -> build/manifests
+	@mkdir -p build/manifests
+	@for each in trial production; do \
+	  $(BIN)/kubectl kustomize infra/k8s/overlays/$$each -o build/manifests/$$each.yaml || exit 1; \
+	  echo build/manifests/$$each.yaml; done
 
 clean:  ## the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
