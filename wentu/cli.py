@@ -48,6 +48,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Go back to an earlier model, keeping new pictures.",
         "回到先前的模型，保留新图片。",
     ),
+    "gc": (
+        "wentu.commands.gc",
+        "Remove from the store what nothing needs, and what deleted pictures left.",
+        "清理仓库中不再需要的内容，以及已删除图片的残留。",
+    ),
+    "watch": (
+        "wentu.commands.watch",
+        "Start a run when a bucket tells that pictures came.",
+        "存储桶通知有新图片时自动运行。",
+    ),
     "unpack": (
         "wentu.commands.unpack",
         "Chinese-CLIP's TSV, JSONL and LMDB into picture files and captions.",

@@ -160,8 +160,8 @@ def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointe
 def repair_aliases(store: Store) -> None:
     """Make MLflow's aliases say what the pointer says: this model, and the one before it."""
     models: list[str] = []
-    for pointer in reversed(store.pointers()):
-        model = store.release(pointer.release).model
+    for _, release in reversed(store.history()):
+        model = release.model
         if model not in models:
             models.append(model)
         if len(models) == 2:
