@@ -82,6 +82,11 @@ class Traces:
         return found
 
 
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WENTU_TRACKING", "off")
+
+
 @pytest.fixture
 def traces(built: Any, collection: Path) -> Traces:
     return Traces(built, collection, GONE)
@@ -256,7 +261,10 @@ def another(built: Any, tmp_path: Path) -> Callable[[int], Path]:
     """Another model: the same one under another name."""
 
     def make(number: int) -> Path:
-        other = Path(shutil.copytree(built.winner, tmp_path / f"model-{number}"))
+        other = tmp_path / f"model-{number}"
+        if other.exists():
+            return other
+        shutil.copytree(built.winner, other)
         info = json.loads((other / "bundle.json").read_text("utf-8"))
         (other / "bundle.json").unlink()
         (other / "bundle.json").write_text(json.dumps(info | {"epoch": 90 + number}), "utf-8")
