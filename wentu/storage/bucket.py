@@ -74,7 +74,7 @@ class Bucket(Storage):
                 yield name
 
     def walk(self, folder: str) -> Iterator[Stored]:
-        for entry in self.objects.list(f"{folder}/", deep=True):
+        for entry in self.objects.list(f"{folder}/" if folder else "", deep=True):
             changed = entry.changed.timestamp() if entry.changed else 0.0
             yield Stored(key=entry.key, size=entry.size, changed=changed)
 

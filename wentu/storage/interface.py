@@ -73,7 +73,7 @@ class Storage(ABC):
 
     @abstractmethod
     def walk(self, folder: str) -> Iterator[Stored]:
-        """Everything under a folder, hidden and temporary objects too, in any order."""
+        """Everything under a folder ("": the whole place), hidden and temporary objects too."""
 
     @abstractmethod
     def now(self) -> float:
