@@ -1,4 +1,4 @@
-"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [storage] [--quick]``: all by default."""
+"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [storage] [--quick]``: or all."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import TracebackType
 from urllib.parse import urlsplit
 
 
@@ -28,12 +27,7 @@ class Delayed:
     def __enter__(self) -> Delayed:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
 

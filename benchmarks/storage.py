@@ -158,7 +158,7 @@ def stage(store: str, out: str) -> None:
     )
     seconds, vault = time.monotonic() - began, Store(store)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    if answer.attempt:
+    if answer.attempt and vault.current() is None:
         release = Release(
             model="m", segments=(), inventory=answer.inventory, pictures=1, dimension=1
         )
