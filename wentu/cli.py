@@ -73,6 +73,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Is everything there that a run needs?",
         "检查运行所需的一切。",
     ),
+    "gc": (
+        "wentu.commands.gc",
+        "Remove from the store what nothing needs, and what deleted pictures left.",
+        "清理仓库中不再需要的内容，以及已删除图片的残留。",
+    ),
+    "watch": (
+        "wentu.commands.watch",
+        "Start a run when a bucket tells that pictures came.",
+        "存储桶通知有新图片时自动运行。",
+    ),
     "unpack": (
         "wentu.commands.unpack",
         "Chinese-CLIP's TSV, JSONL and LMDB into picture files and captions.",

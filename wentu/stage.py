@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wentu.errors import InputError, WentuError
+from wentu import notices
+from wentu.errors import InputError, StoppedError, WentuError
 from wentu.formats import MANIFEST, Manifest, read_json, write_manifest
 from wentu.progress import Reporter, file_stem, open_reporter
 from wentu.settings import StageConfig, code_version
@@ -85,6 +86,8 @@ class Stage:
             self._put_back()
             self.progress.emit("error", text=sentence, exit_code=code, seconds=seconds)
             self.tracker.close("FAILED")
+            if not isinstance(error, KeyboardInterrupt | StoppedError):
+                notices.send("failure", sentence, stage=self.name, link=self.tracker.link)
             return
         manifest = Manifest(
             stage=self.name,

@@ -74,6 +74,8 @@ class Tracker:
 
     id = ""
     """By which another process of the stage finds the same run (see ``attach``)."""
+    link = ""
+    """The page of the whole run, where a server has one."""
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters of the stage."""
@@ -109,7 +111,11 @@ class MlflowTracker(Tracker):
         number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
         parent = cls._find_parent(client, number, run)
         tags = {"mlflow.parentRunId": parent, "mlflow.runName": stage, "wentu.stage": stage}
-        return cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+        made = cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+        server = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
+        if server.startswith("http"):
+            made.link = f"{server}/#/experiments/{number}/runs/{parent}"
+        return made
 
     @staticmethod
     def _find_parent(client: Any, experiment: str, run: str) -> str:
