@@ -15,6 +15,7 @@ import numpy as np
 from wentu import ann
 from wentu.errors import QualityError
 from wentu.formats import CATALOG, create_catalog, read_manifest
+from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.storage import link_or_copy
@@ -57,6 +58,9 @@ def index(*, catalog: Path, features: Path, out: Path, config: Config) -> None:
             link_or_copy(str(features / name), str(segment / name))
         built = ann.build(vectors)
         recall = ann.exact_recall(built, vectors)
+        if gpus := ann.gpu_count():
+            text = pick(f"searched on {gpus} GPUs", f"在 {gpus} 个 GPU 上检索")
+            stage.progress.note(text)
         if recall < config.min_recall:
             raise QualityError(
                 f"the index finds {recall:.3f} of the true nearest, --min-recall is "
