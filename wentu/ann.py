@@ -19,6 +19,8 @@ from wentu.formats import write_atomic
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+BLOCK = 16_384
+"""Rows that are copied at once where only some are compared."""
 
 
 def build(vectors: Vectors) -> Any:
@@ -112,6 +114,13 @@ def _nearest(part: Part, queries: Vectors, least: int) -> tuple[Vectors, Ids]:
         if want == len(part.ids) or (score[:, least - 1] > score[:, -1]).all():
             return score, row
         want *= 2
+
+
+def score_rows(vectors: Vectors, rows: Ids, query: Vectors) -> Vectors:
+    """[R] inner products of ``query`` [D] with some rows of ``vectors`` [N, D], which may be a
+    file that is mapped: it is read in blocks."""
+    parts = [vectors[rows[start : start + BLOCK]] @ query for start in range(0, len(rows), BLOCK)]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 def exact_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 200) -> float:

@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Find pictures by text, by picture, or both.",
         "以文字、图片或两者搜图。",
     ),
+    "serve": (
+        "wentu.commands.serve",
+        "Search over HTTP; follows the store's releases.",
+        "以 HTTP 提供搜索服务，自动跟随仓库的新版本。",
+    ),
     "classify": (
         "wentu.commands.classify",
         "Which label a picture shows, in percent (zero-shot).",

@@ -4,6 +4,7 @@ WENTU_STORE           the store (default ./wentu-store)
 WENTU_WEIGHTS         folder of pretrained weights (default ~/.cache/clip, cn_clip's own)
 WENTU_CACHE           folder for copies out of s3://, and for this machine's runs of a store that
                       lies there (default ~/.cache/wentu)
+WENTU_TOKEN           what callers of `wentu serve` have to show
 WENTU_LANG            en or zh (default: from LANG)
 WENTU_TRACKING        "off": no MLflow
 MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
