@@ -33,7 +33,7 @@ from typing import Any
 from wentu.errors import FormatError, InputError, ServiceError, StaleError
 from wentu.formats import FORMAT, STORE_MARK, digest_of, folder_sha256, parse_json
 from wentu.listing import Listing, write_lines
-from wentu.storage import open_storage
+from wentu.storage import is_remote, open_storage
 
 COMPACT_ABOVE = 8
 """Segments beyond which the next release is written as one."""
@@ -151,6 +151,12 @@ class Store:
     def model(self, digest: str) -> Path:
         """The folder of a bundle."""
         return self._folder(f"models/{digest}")
+
+    def model_uri(self, digest: str) -> str:
+        """Where a bundle lies, for others to note: file:// or s3://."""
+        if is_remote(self.place):
+            return f"{self.place.rstrip('/')}/models/{digest}"
+        return self.model(digest).absolute().as_uri()
 
     def put_segment(self, folder: Path) -> str:
         """Keep a segment; returns its digest, that of its files' SHA-256."""

@@ -296,6 +296,8 @@ def embed(
             yield ahead[0], list(ahead[1])
 
     label = pick("embedding", "嵌入")
+    if len(rows) and (text := bundle.device_note()):
+        stage.progress.note(text)
     with ThreadPoolExecutor(workers(files.collection)) as pool:
         tracked = stage.progress.track(
             batches(pool), label, len(rows), size=config.embed_batch_size

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from wentu import ann
 from wentu.errors import FormatError, InputError, QualityError
 from wentu.formats import CATALOG, create_catalog, digest_of, read_json, read_manifest
+from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.storage import link_or_copy
@@ -64,6 +65,9 @@ def index(*, catalog: Path, features: Sequence[Path], out: Path, config: Config)
         vectors = np.load(segment / "vectors.npy", mmap_mode="r")
         built = ann.build(vectors)
         recall = ann.exact_recall(built, vectors)
+        if gpus := ann.gpu_count():
+            text = pick(f"searched on {gpus} GPUs", f"在 {gpus} 个 GPU 上检索")
+            stage.progress.note(text)
         if recall < config.min_recall:
             raise QualityError(
                 f"the index finds {recall:.3f} of the true nearest, --min-recall is "

@@ -191,4 +191,4 @@ def repair_aliases(store: Store) -> None:
             models.append(model)
         if len(models) == 2:
             break
-    tracking.repair_aliases([(model, store.model(model)) for model in models])
+    tracking.repair_aliases([(model, store.model_uri(model)) for model in models])
