@@ -12,7 +12,6 @@ def inventory(
 ) -> str:
     """List the collection; answer train, refresh or skip."""
     from pathlib import Path
-
     from wentu.stages import config_class, training_settings
     from wentu.stages.inventory import Config, inventory as stage
 

@@ -47,7 +47,7 @@ HEAVY = {
     "kfp": ("wentu.orchestrate", "components", "pipelines"),
     "kubernetes": ("wentu.orchestrate",),
     "kubeflow_trainer_api": ("wentu.orchestrate.trainspec",),
-    "urllib3": ("wentu.orchestrate.cluster",),
+    "urllib3": ("wentu.orchestrate",),
     "mlflow": ("wentu.tracking",),
     "boto3": ("wentu.storage.s3",),
     "cn_clip": ("wentu.clip.model", "wentu.clip.clip_pytorch"),
@@ -142,6 +142,7 @@ def broken_rules(module: str, source: str) -> Iterator[str]:
         above, other = room_of(target)
         if (room == "wentu.stages" and other == room and target != room) or (
             room == "wentu.search"
+            and other != room
             and target not in SEARCH_MAY_OF_CLIP
             and other not in {f"wentu.{name}" for name in SEARCH_MAY}
         ):
