@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Find pictures by text, by picture, or both.",
         "以文字、图片或两者搜图。",
     ),
+    "serve": (
+        "wentu.commands.serve",
+        "Search over HTTP; follows the store's releases.",
+        "以 HTTP 提供搜索服务，自动跟随仓库的新版本。",
+    ),
     "classify": (
         "wentu.commands.classify",
         "Which label a picture shows, in percent (zero-shot).",
@@ -47,6 +52,36 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "wentu.commands.rollback",
         "Go back to an earlier model, keeping new pictures.",
         "回到先前的模型，保留新图片。",
+    ),
+    "submit": (
+        "wentu.commands.submit",
+        "The same pipeline on a Kubeflow cluster.",
+        "在 Kubeflow 集群上运行同一流程。",
+    ),
+    "schedule": (
+        "wentu.commands.schedule",
+        "Runs at set times on a cluster.",
+        "集群上的定时运行。",
+    ),
+    "status": (
+        "wentu.commands.status",
+        "How runs stand, here and on a cluster.",
+        "查看本机与集群上的运行。",
+    ),
+    "doctor": (
+        "wentu.commands.doctor",
+        "Is everything there that a run needs?",
+        "检查运行所需的一切。",
+    ),
+    "gc": (
+        "wentu.commands.gc",
+        "Remove from the store what nothing needs, and what deleted pictures left.",
+        "清理仓库中不再需要的内容，以及已删除图片的残留。",
+    ),
+    "watch": (
+        "wentu.commands.watch",
+        "Start a run when a bucket tells that pictures came.",
+        "存储桶通知有新图片时自动运行。",
     ),
     "unpack": (
         "wentu.commands.unpack",

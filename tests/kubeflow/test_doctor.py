@@ -1,0 +1,123 @@
+"""`wentu doctor`: what is well, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kubeflow.conftest import Said
+from tests.kubeflow.server import Kubeflow
+from wentu.storage import s3
+
+Wentu = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def _new_client() -> None:
+    s3.client.cache_clear()
+
+
+def checks(wentu: Wentu, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """(exit status, the checks by name)."""
+    import json
+
+    status, said = wentu("doctor", "--json", *words)
+    return status, {each["name"]: each for each in json.loads(said)}
+
+
+def test_where_all_is_well(
+    wentu: Wentu,
+    kubeflow: Kubeflow,
+    kubeconfig: Path,
+    small_collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", kubeflow.url)
+    words = ("--host", kubeflow.url, "--store", str(tmp_path / "store"))
+    status, found = checks(wentu, *words, "--pictures", str(small_collection))
+    assert status == 0
+    for name in ("Python", "store", "pictures", "MLflow", "Kubeflow Pipelines"):
+        assert found[name]["state"] == "ok", found[name]
+    assert found["rights to TrainJobs"]["state"] == "ok"
+    assert found["Kubeflow Pipelines"]["found"] == f"{kubeflow.url}: 2.17.0"
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_fails_is_said_with_what_to_do(
+    wentu: Wentu, kubeflow: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", kubeflow.url)
+    kubeflow.refuse = {"GET /api/2.0/mlflow": 403, "GET /apis/v2beta1/healthz": 401}
+    status, found = checks(wentu, "--host", kubeflow.url, "--pictures", str(tmp_path / "none"))
+    assert status == 1
+    host = kubeflow.url.removeprefix("http://")
+    assert f"--allowed-hosts 127.0.0.1,{host}" in found["MLflow"]["advice"]
+    assert "KF_PIPELINES_TOKEN" in found["Kubeflow Pipelines"]["advice"]
+    assert "no such folder" in found["pictures"]["advice"]
+    shown = wentu("doctor", "--host", kubeflow.url)[1]
+    assert "✗" in shown
+    assert "→" in shown
+
+
+def test_nobody_there(wentu: Wentu, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = "http://127.0.0.1:9"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", nobody)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
+    status, found = checks(wentu, "--host", nobody, "--store", "s3://shop/store")
+    assert status == 1
+    for name in ("store", "MLflow", "Kubeflow Pipelines"):
+        assert found[name]["state"] == "fail"
+        assert "refused" in found[name]["found"]
+        assert found[name]["advice"]
+
+
+def test_what_is_not_named_is_not_checked(wentu: Wentu, tmp_path: Path) -> None:
+    status, found = checks(wentu, "--store", str(tmp_path))
+    assert status == 0
+    for name in ("pictures", "MLflow", "Kubeflow Pipelines", "rights to TrainJobs", "webhook"):
+        assert found[name]["state"] == "-", found[name]
+    assert found["rights to TrainJobs"]["found"] == "not checked: no kubeconfig"
+    assert found["weights"]["state"] == "warn"
+
+
+def test_rights_that_are_lacking_and_an_old_server(
+    wentu: Wentu, kubeflow: Kubeflow, kubeconfig: Path
+) -> None:
+    kubeflow.may, kubeflow.tag = False, "2.0.5"
+    status, found = checks(wentu, "--host", kubeflow.url)
+    assert status == 0
+    assert "wentu-trainjobs" in found["rights to TrainJobs"]["advice"]
+    assert "2.5 or newer" in found["Kubeflow Pipelines"]["advice"]
+
+
+def test_the_webhook_is_called_when_asked_to(
+    wentu: Wentu, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_WEBHOOK", f"{kubeflow.url}/hook")
+    _, found = checks(wentu)
+    assert found["webhook"]["found"] == "not called; --notify does"
+    assert kubeflow.log == []
+    status, found = checks(wentu, "--notify")
+    assert (status, found["webhook"]["state"]) == (1, "fail"), "this server has no such path"
+    assert kubeflow.log == ["POST /hook"]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_store_in_a_bucket_is_tried_with_its_keys(
+    bucket: str, wentu: Wentu, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENTU_LANG", language)
+    name = {"en": "store", "zh": "仓库"}[language]
+    place = f"s3://{bucket}/store"
+    _, found = checks(wentu, "--store", place)
+    assert found[name]["state"] == "ok"
+    assert list(s3.Objects(place).list(deep=True)) == []
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3.client.cache_clear()
+    status, found = checks(wentu, "--store", place)
+    assert (status, found[name]["state"]) == (1, "fail")
+    assert "SignatureDoesNotMatch" in found[name]["advice"]

@@ -1,0 +1,219 @@
+"""`wentu submit` with the real kfp.Client: checked first, uploaded once, followed to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kubeflow.conftest import Said, parsed
+from tests.kubeflow.server import Kubeflow, State, dag, task
+from wentu.orchestrate.status import ClusterView
+
+Wentu = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClusterView, "EVERY", 0.02)
+
+
+def course(*states: State) -> Callable[[int], State]:
+    """A run that stands so at the first looks, and as the last from then on."""
+    return lambda look: states[min(look, len(states) - 1)]
+
+
+REFRESH = [
+    *task("inventory", "SUCCEEDED", at=0, lasts=5),
+    *dag("condition-branches-1", "SUCCEEDED"),
+    *dag("condition-2", "SKIPPED"),
+    *dag("condition-3", "SUCCEEDED"),
+    *task("pairs-2", "SUCCEEDED", executor="SKIPPED"),
+    *task("export-onnx-2", "SUCCEEDED", executor="SKIPPED"),
+    *task("features-2", "SUCCEEDED", at=10, lasts=50),
+    *task("index-2", "SUCCEEDED"),
+    *task("promote-2", "SUCCEEDED"),
+]
+
+
+def test_a_run_is_sent_with_its_parameters_and_what_the_cluster_gives(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...], tmp_path: Path
+) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text("[stages.default]\nmemory = '3Gi'\n", encoding="utf-8")
+    words = ["--host", kubeflow.url, "--profile", str(profile), "--gpus", "2", "--epochs", "7"]
+    status, said = wentu("submit", *places, *words, "--run-name", "autumn")
+    assert status == 0, said
+    (run,) = kubeflow.runs.values()
+    assert said.strip() == f"Submitted: {kubeflow.url}/#/runs/details/{run.run_id}"
+    assert run.display_name == "autumn"
+    given = run.runtime_config.parameters
+    assert given["pictures"] == "s3://shop/pictures"
+    assert given["finetune_options"] == '{"epochs": 7}'
+    ((spec, platform),) = kubeflow.packages.values()
+    trained = spec["deploymentSpec"]["executors"]["exec-finetune"]["container"]
+    assert trained["resources"]["resourceMemoryLimit"] == "3Gi"
+    assert trained["resources"]["accelerator"]["resourceCount"] == "2"
+    config = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"]
+    assert config["secretAsEnv"][0]["secretName"] == "wentu-s3"
+
+
+def test_what_is_there_already_is_not_uploaded_again(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    for words in ((), ("--epochs", "3"), ("--gpus", "1")):
+        assert wentu("submit", *places, "--host", kubeflow.url, *words)[0] == 0
+    assert len(kubeflow.pipelines) == len(kubeflow.experiments) == 1
+    assert len(kubeflow.versions) == 2, "other options are the same pipeline, other needs are not"
+    assert len(kubeflow.runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--pictures", "photos"), "--pictures photos: the cluster cannot see a file of this mach"),
+        (("--store", "store"), "--store store: the cluster cannot see"),
+        (("--captions", "cn.json"), "--captions cn.json: the cluster cannot see"),
+        (("--model", "model.pt"), "--model model.pt: the cluster cannot see"),
+        (("--suite", "suite.json"), "--suite suite.json: the cluster cannot see"),
+        (("--epochs", "-1"), "--epochs -1: give 0 or more"),
+        (("--profile", "none.toml"), "none.toml"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_sent(
+    wentu: Wentu,
+    kubeflow: Kubeflow,
+    places: tuple[str, ...],
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    if words[0] in places:
+        at = places.index(words[0])
+        places = places[:at] + places[at + 2 :]
+    status, said = wentu("submit", *places, "--host", kubeflow.url, *words)
+    assert status == 2
+    assert sentence in said
+    assert kubeflow.log == []
+
+
+def test_a_cluster_has_to_be_named(wentu: Wentu, places: tuple[str, ...]) -> None:
+    status, said = wentu("submit", *places)
+    assert status == 2
+    assert "--host URL, or KF_PIPELINES_ENDPOINT" in said
+    assert "begin with http://" in wentu("submit", *places, "--host", "kubeflow")[1]
+
+
+@pytest.mark.parametrize(
+    ("refuse", "sentence"),
+    [
+        ({"GET /apis/v2beta1/": 401}, "refuses access (401: refused by the test); put a token"),
+        ({"POST /apis/v2beta1/runs": 500}, "did not do it (500: refused by the test)"),
+        ({"GET /apis/v2beta1/pipelines": 404}, "is this the address of Kubeflow Pipelines?"),
+    ],
+)
+def test_what_the_server_refuses_is_one_sentence(
+    wentu: Wentu,
+    kubeflow: Kubeflow,
+    places: tuple[str, ...],
+    refuse: dict[str, int],
+    sentence: str,
+) -> None:
+    kubeflow.refuse = refuse
+    status, said = wentu("submit", *places, "--host", kubeflow.url)
+    assert status == 7
+    assert sentence in said
+
+
+def test_a_server_that_is_not_there_is_one_sentence(wentu: Wentu, places: tuple[str, ...]) -> None:
+    status, said = wentu("submit", *places, "--host", "http://127.0.0.1:9")
+    assert status == 7
+    assert "does not answer" in said
+    assert "\n" not in said
+
+
+# --- following --------------------------------------------------------------------------------
+
+
+def test_wait_follows_a_run_to_its_end(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    kubeflow.course = course(
+        ("PENDING", []),
+        ("RUNNING", task("inventory", "RUNNING")),
+        ("RUNNING", [*REFRESH[:12], *task("features-2", "RUNNING")]),
+        ("SUCCEEDED", REFRESH),
+    )
+    status, said = wentu("submit", *places, "--host", kubeflow.url, "--wait")
+    assert status == 0, said
+    lines = said.splitlines()
+    assert lines[-1] == "Done in 90 s (refresh)."
+    assert "pairs: cached" in lines
+    assert "features: running" in lines
+
+
+def test_wait_says_why_a_run_failed(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...], kubeconfig: Path
+) -> None:
+    """KFP's server tells no reason: the pod is asked, and its log."""
+    nodes = [*task("inventory", "SUCCEEDED"), *task("pairs", "FAILED")]
+    kubeflow.course = course(("RUNNING", nodes[:3]), ("FAILED", nodes))
+    pod = nodes[-1]["task_id"]
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    state = {"name": "main", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    state["state"] = {"terminated": ended}
+    kubeflow.pods[pod] = {"metadata": {"name": pod}, "status": {"containerStatuses": [state]}}
+    kubeflow.logs[pod] = "reading\nwentu.errors.InputError: s3://shop/pictures: no pictures.\n\n"
+    status, said = wentu("submit", *places, "--host", kubeflow.url, "--wait")
+    assert status == 6
+    assert said.startswith("pairs: OOMKilled (exit 137); reading; wentu.errors.InputError: s3:")
+    assert "/#/runs/details/" in said
+
+
+def test_a_reason_that_kfp_tells_needs_no_kubeconfig(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    nodes = [*task("inventory", "SUCCEEDED"), *task("pairs", "FAILED")]
+    nodes[-1]["error"] = "the pod was evicted"
+    kubeflow.course = course(("FAILED", nodes))
+    status, said = wentu("submit", *places, "--host", kubeflow.url, "--wait")
+    assert status == 6
+    assert said.startswith("pairs: the pod was evicted\nRun: ")
+
+
+def test_a_failed_driver_is_a_failed_stage(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    driver = task("finetune", "FAILED")[:1]
+    driver[0] |= {"state": "FAILED", "error": "failed to resolve input parameter"}
+    kubeflow.course = course(("FAILED", [*task("inventory", "SUCCEEDED"), *driver]))
+    status, said = wentu("submit", *places, "--host", kubeflow.url, "--wait")
+    assert status == 6
+    assert said.startswith("finetune: failed to resolve input parameter")
+
+
+def test_a_server_that_is_away_for_a_while_is_asked_again(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    def standing(look: int) -> State:
+        kubeflow.refuse = {"GET /apis/v2beta1/runs/": 503} if look == 1 else {}
+        if look == 1:
+            import threading
+
+            threading.Timer(0.3, kubeflow.refuse.clear).start()
+        return ("SUCCEEDED", REFRESH) if look > 2 else ("RUNNING", [])
+
+    kubeflow.course = standing
+    assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0
+
+
+def test_json_is_the_run_and_nothing_else(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    kubeflow.course = course(("SUCCEEDED", task("inventory", "SUCCEEDED")))
+    sent: Any = parsed(wentu("submit", *places, "--host", kubeflow.url, "--json"))
+    assert sent["run_id"] in kubeflow.runs
+    found = parsed(wentu("submit", *places, "--host", kubeflow.url, "--json", "--wait"))
+    assert found["decision"] == "skip"
+    assert [each["name"] for each in found["stages"]] == ["inventory"]

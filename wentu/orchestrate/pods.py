@@ -1,0 +1,105 @@
+"""What Kubernetes itself says: why a pod failed or waits, and what we may do there.
+
+KFP's answers name the pod of a task and its state, seldom a reason. Where this machine reaches the
+cluster (a kubeconfig, or from inside of a pod), the reason is asked for; where not, it stays empty.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+PATIENCE = (3, 10)
+"""Seconds for a connection, and for an answer."""
+LINES = 3
+"""Of a failed pod's log."""
+FINE = ("ContainerCreating", "PodInitializing", "Completed")
+
+
+@cache
+def api() -> Any | None:
+    """The connection to Kubernetes; None where there is none to be had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's own, at import
+        try:
+            from kubernetes import client, config
+        except ImportError:
+            return None
+    with suppress(config.ConfigException):
+        config.load_incluster_config()
+        return client.ApiClient()
+    with suppress(config.ConfigException, OSError):
+        return config.new_client_from_config()
+    return None
+
+
+def reason(pod: str, namespace: str) -> str:
+    """Why a pod failed or does not start, in a line; empty where nothing is known of it."""
+    connection = api()
+    if connection is None or not pod:
+        return ""
+    from kubernetes import client
+    from urllib3.exceptions import HTTPError
+
+    core = client.CoreV1Api(connection)
+    try:
+        found = core.read_namespaced_pod(pod, namespace, _request_timeout=PATIENCE)
+        said = list(_reasons(found))
+        if any(state.terminated for state in _states(found)):
+            log = core.read_namespaced_pod_log(
+                pod, namespace, container="main", tail_lines=20, _request_timeout=PATIENCE
+            )
+            lines = [line.strip() for line in log.splitlines() if line.strip()]
+            said += lines[-LINES:]
+    except (client.ApiException, HTTPError):
+        return ""
+    return "; ".join(dict.fromkeys(said))
+
+
+def _states(pod: Any) -> list[Any]:
+    return [each.state for each in pod.status.container_statuses or () if each.state]
+
+
+def _reasons(pod: Any) -> Iterator[str]:
+    if pod.status.reason:  # Evicted, DeadlineExceeded
+        yield _joined(pod.status.reason, pod.status.message)
+    for state in _states(pod):
+        ended, waiting = state.terminated, state.waiting
+        if ended and ended.exit_code:
+            yield _joined(f"{ended.reason} (exit {ended.exit_code})", ended.message)
+        elif waiting and waiting.reason not in FINE:  # ImagePullBackOff, a secret that is missing
+            yield _joined(waiting.reason, waiting.message)
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            yield _joined(condition.reason, condition.message)
+
+
+def _joined(reason: str | None, message: str | None) -> str:
+    text = " ".join((message or "").split())
+    return f"{reason}: {text}" if text else str(reason)
+
+
+def allowed(verb: str, group: str, resource: str, namespace: str) -> tuple[bool | None, str]:
+    """(may we, why not known): a SelfSubjectAccessReview; None where nobody can be asked."""
+    connection = api()
+    if connection is None:
+        return None, "no kubeconfig"
+    from kubernetes import client
+    from urllib3.exceptions import HTTPError
+
+    wanted = client.V1ResourceAttributes(
+        verb=verb, group=group, resource=resource, namespace=namespace
+    )
+    review = client.V1SelfSubjectAccessReview(
+        spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=wanted)
+    )
+    try:
+        said = client.AuthorizationV1Api(connection).create_self_subject_access_review(
+            review, _request_timeout=PATIENCE
+        )
+    except (client.ApiException, HTTPError) as error:
+        return None, " ".join(str(error).split())[:200]
+    return bool(said.status.allowed), str(said.status.reason or "")
