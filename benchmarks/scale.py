@@ -127,7 +127,7 @@ def amounts(size: Size) -> dict[str, float]:
         "store": (THUMBNAIL_BYTES + VECTOR_BYTES + CATALOG_BYTES) * n,
         "catalog": CATALOG_BYTES * n,
         "index": INDEX_PEAK * n,
-        "load": LOAD_PEAK * n,
+        "swap": (LOADED + LOAD_PEAK) * n,
         "serve": LOADED * n,
         "query": QUERY * n,
     }
@@ -148,8 +148,8 @@ WORDS = {
     "month": ("storing pictures and store, $ a month", "图片与仓库的存储费，美元/月"),
     "catalog": ("the catalog (one SQLite file)", "目录(一个 SQLite 文件)"),
     "index": ("memory of index", "index 的内存"),
-    "load": ("memory of a search pod while it loads", "搜索 pod 加载时的内存"),
-    "serve": ("and afterwards", "加载之后"),
+    "swap": ("memory of a search pod while a new release comes", "搜索 pod 换用新版本时的内存"),
+    "serve": ("and otherwise", "其余时间"),
     "query": ("a query on one core", "单核一次查询"),
 }  # fmt: skip
 
@@ -222,7 +222,7 @@ def size_table(language: str) -> str:
     for key in ("tsv", "store"):
         rows.append([said(key, language)] + [bytes_of(f[key]) for f in found])
     rows.append([said("month", language)] + [short(each) for each in month])
-    for key in ("catalog", "index", "load", "serve"):
+    for key in ("catalog", "index", "swap", "serve"):
         rows.append([said(key, language)] + [bytes_of(f[key]) for f in found])
     rows.append([said("query", language)] + [seconds_of(f["query"]) for f in found])
     return table([said("what", language)] + [name[language == "zh"] for name in NAMES], rows)
