@@ -146,13 +146,12 @@ class KubernetesApi:
         self._processes += processes
         codes = [process.wait() for process in processes]
         for pod, code in zip(names, codes, strict=True):
-            self.logs[pod] = (folder / pod).read_text("utf-8", "replace")
-            self.pods[pod]["status"] = ended(code)
+            if pod in self.pods:
+                self.logs[pod] = (folder / pod).read_text("utf-8", "replace")
+                self.pods[pod]["status"] = ended(code)
         if name in self.jobs:
             if any(codes):
-                self.end(
-                    name, "Failed", "FailedJobs", "jobset failed due to one or more job failures"
-                )
+                self.end(name, "Failed", "FailedJobs", "jobset failed: one or more jobs failed")
             else:
                 self.end(name, "Complete", "AllJobsCompleted", "jobset completed successfully")
 
@@ -279,4 +278,5 @@ class Requests(BaseHTTPRequestHandler):
             return self.refuse(404, "not found")
         for pod in [p for p in api.pods if p.startswith(f"{name}-node-")]:
             api.pods.pop(pod)
+        api.kill_pods()
         return self.answer({"kind": "Status", "status": "Success"})
