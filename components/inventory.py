@@ -20,9 +20,9 @@ def inventory(
         settings=training_settings(pairs=pairs_options, finetune=finetune_options),
         config=Config.parse(options),
     )
+    parts = config_class("features").parse(features_options).shards
     said = {inventory: answer.inventory, use: answer.model, use_digest: answer.model_digest,
-            pointer: answer.pointer, attempt: answer.attempt,
-            shards: config_class("features").parse(features_options).shards}
+            pointer: answer.pointer, attempt: answer.attempt, shards: parts}
     for path, value in said.items():
         Path(path).write_text(str(value), encoding="utf-8")
     return answer.decision

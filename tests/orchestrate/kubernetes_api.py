@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -146,22 +147,32 @@ class KubernetesApi:
         self._processes += processes
         codes = [process.wait() for process in processes]
         for pod, code in zip(names, codes, strict=True):
-            self.logs[pod] = (folder / pod).read_text("utf-8", "replace")
-            self.pods[pod]["status"] = ended(code)
+            if pod in self.pods:
+                self.logs[pod] = (folder / pod).read_text("utf-8", "replace")
+                self.pods[pod]["status"] = ended(code)
         if name in self.jobs:
             if any(codes):
-                self.end(
-                    name, "Failed", "FailedJobs", "jobset failed due to one or more job failures"
-                )
+                self.end(name, "Failed", "FailedJobs", "jobset failed: one or more jobs failed")
             else:
                 self.end(name, "Complete", "AllJobsCompleted", "jobset completed successfully")
 
     def kill_pods(self, rank: int | None = None) -> None:
-        """As when their machines are gone."""
+        """As when their machines are gone: torchrun, and what it started in sessions of its own."""
         chosen = self._processes if rank is None else self._processes[rank : rank + 1]
         for process in chosen:
             if process.poll() is None:
-                os.killpg(process.pid, 9)
+                for pid in reversed([process.pid, *descendants(process.pid)]):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of a process, and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    except OSError:
+        return []
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
 
 
 def ended(code: int) -> dict[str, Any]:
@@ -279,4 +290,5 @@ class Requests(BaseHTTPRequestHandler):
             return self.refuse(404, "not found")
         for pod in [p for p in api.pods if p.startswith(f"{name}-node-")]:
             api.pods.pop(pod)
+        api.kill_pods()
         return self.answer({"kind": "Status", "status": "Success"})

@@ -64,7 +64,7 @@ def assert_alike(one: Path, other: Path) -> None:
     first, second = (checkpoint.load(each / "epoch_latest.pt").state for each in (one, other))
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(first[name], second[name], atol=5e-5, rtol=1e-3, msg=name)
 
 
 def test_two_machines_end_in_the_weights_of_one_process(
@@ -97,7 +97,7 @@ def test_a_machine_that_is_lost_costs_what_was_not_saved(
     built: Any, controller: KubernetesApi, tmp_path: Path
 ) -> None:
     """The error says so; the next attempt goes on, and ends in the same weights."""
-    changed: dict[str, Any] = {"epochs": 12, "patience": 0, "save_seconds": 0.0}
+    changed: dict[str, Any] = {"epochs": 6, "patience": 0, "save_seconds": 0.0}
     tuned(built, str(tmp_path / "one"), tmp_path / "alone", nproc=1, **changed)
     store = str(tmp_path / "two")
 
@@ -115,7 +115,7 @@ def test_a_machine_that_is_lost_costs_what_was_not_saved(
     losing.join()
     (work,) = (tmp_path / "two").glob("work/*")
     stopped_at = saving.position(work).step
-    assert 6 <= stopped_at < 48
+    assert 6 <= stopped_at < 24
     assert not (tmp_path / "together" / "manifest.json").exists()
     tuned(built, store, tmp_path / "together", nodes=2, nproc=1, **changed)
     assert_alike(tmp_path / "alone", tmp_path / "together")

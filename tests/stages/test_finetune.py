@@ -25,6 +25,7 @@ from wentu.clip.encoder import TorchEncoder
 from wentu.clip.model import TINY
 from wentu.errors import FormatError, InputError
 from wentu.formats import CATALOG, read_manifest
+from wentu.orchestrate import local, parameters
 from wentu.stages import pack_lmdb
 from wentu.stages.finetune import Config, finetune
 
@@ -299,6 +300,7 @@ def test_captions_that_pairs_converted_are_not_converted_again(
         ({"distill": 1.5}, r"--distill 1\.5: give a share from 0 to 1"),
         ({"layer_decay": 0.0}, r"--layer-decay 0\.0: give a factor from above 0 to 1"),
         ({"save_seconds": -1.0}, r"--save-seconds -1\.0: give 0 or more"),
+        ({"nodes": 0}, "--nodes 0: give 1 or more"),
     ],
 )
 def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], sentence: str) -> None:
@@ -325,6 +327,16 @@ def test_a_start_that_is_not_there_is_named(
             config=Config(),
         )
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_several_machines_are_for_a_cluster_to_give(built: Any, tmp_path: Path) -> None:
+    """And which ones do it makes no other model: the same training is found again."""
+    with pytest.raises(InputError, match="--nodes 2: only a Kubernetes cluster gives machines"):
+        tuned(tmp_path, built.lmdb, nodes=2)
+    assert Config(nodes=2).text(shaping=True) == Config().text(shaping=True)
+    values = parameters.complete({"pictures": str(built.collection), "nodes": 2}, "demo")
+    with pytest.raises(InputError, match="use `wentu submit`"):
+        local.run(values, None)  # type: ignore[arg-type]
 
 
 def test_one_picture_is_refused_with_what_to_do_instead(

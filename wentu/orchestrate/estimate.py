@@ -148,8 +148,8 @@ def passes(settings: Training) -> int:
 
 
 def devices_of(settings: Training) -> int:
-    """How many devices share a batch, here or where ``--nproc`` says so."""
-    return settings.nproc or processes(settings.device, settings.plugin)
+    """How many devices share a batch, here or where ``--nproc`` and ``--nodes`` say so."""
+    return settings.nodes * (settings.nproc or processes(settings.device, settings.plugin))
 
 
 def training_rate(settings: Training) -> float:

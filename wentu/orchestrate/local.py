@@ -50,7 +50,7 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
     Raises InputError where another run works on the store, StageError where a stage failed.
     """
     store = Store(str(values["store"]))
-    if values["nodes"] > 1:
+    if values["train"] and values["nodes"] > 1:
         raise no_cluster(values["nodes"])
     if "python3" in str(store.storage.home):
         raise InputError(
