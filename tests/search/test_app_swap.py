@@ -55,7 +55,7 @@ def test_a_store_without_a_release_is_waited_for(store: str, tmp_path: Path) -> 
 def test_no_query_fails_while_releases_are_swapped(
     built: Any, two: tuple[str, str, str], tmp_path: Path
 ) -> None:
-    """Two releases in turn, ten times, under four clients; every answer is of one of them, whole."""
+    """Two in turn, ten times, under four clients; every answer is of one of them, whole."""
     store, first, second = two
     vault, wrong, seen, stop = Store(store), list[str](), set[str](), threading.Event()
     picture = pictures_of(built)[0].read_bytes()
@@ -229,7 +229,7 @@ def test_a_start_on_a_broken_release_takes_the_one_before(
 
 
 def test_a_release_that_was_broken_for_a_while_is_served_later(two: tuple[str, str, str]) -> None:
-    store, first, second = two
+    store, _, second = two
     segment = new_segment(store, second)
     away = segment.with_name(".away")
     segment.rename(away)
