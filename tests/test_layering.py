@@ -138,6 +138,7 @@ def broken_rules(module: str, source: str) -> Iterator[str]:
         above, other = room_of(target)
         if (room == "wentu.stages" and other == room and target != room) or (
             room == "wentu.search"
+            and other != room
             and target not in SEARCH_MAY_OF_CLIP
             and other not in {f"wentu.{name}" for name in SEARCH_MAY}
         ):
