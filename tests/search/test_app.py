@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -366,3 +368,23 @@ def test_errors_speak_the_language_of_who_asks(client: httpx.Client) -> None:
         headers={"Accept-Language": "zh"},
     )
     assert answer.json()["error"].startswith("这是 PDF 文档")
+
+
+# --- the page of the docs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["docs/search.md", "docs/zh-CN/search.md"])
+def test_the_examples_of_the_docs_are_answered(
+    built: Any, client: httpx.Client, page: str, tmp_path: Path
+) -> None:
+    shutil.copy(pictures_of(built)[0], tmp_path / "query.jpg")
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    here = str(client.base_url).rstrip("/")
+    lines = [line for line in text.splitlines() if line.startswith("curl ")]
+    assert len(lines) == 7
+    for line in lines[:6]:  # the last one shows a token
+        command = line.replace("http://127.0.0.1:8000", here).replace("curl ", "curl -sSf ", 1)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=60
+        )
+        assert "release" in json.loads(done.stdout), line

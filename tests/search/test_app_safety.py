@@ -198,7 +198,7 @@ def test_behind_a_proxy_that_strips_the_path_or_does_not(built: Any, prefix: str
         (["--host", "example.com"], "", "lets others in"),
         (["--no-token"], "x", "--no-token, and WENTU_TOKEN is set"),
         (["--max-upload", "0"], "", "--max-upload 0: give more than 0 MB"),
-        (["--port", "99999"], "", "cannot listen on 127.0.0.1, port 99999"),
+        (["--port", "99999"], "", "--port 99999: give 0 to 65535"),
     ],
 )
 def test_unsafe_or_impossible_ways_to_serve_are_refused(

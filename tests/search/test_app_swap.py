@@ -55,7 +55,7 @@ def test_a_store_without_a_release_is_waited_for(store: str, tmp_path: Path) -> 
 def test_no_query_fails_while_releases_are_swapped(
     built: Any, two: tuple[str, str, str], tmp_path: Path
 ) -> None:
-    """Two releases in turn, ten times, under four clients; every answer is of one of them, whole."""
+    """Two in turn, ten times, under four clients; every answer is of one of them, whole."""
     store, first, second = two
     vault, wrong, seen, stop = Store(store), list[str](), set[str](), threading.Event()
     picture = pictures_of(built)[0].read_bytes()
@@ -229,7 +229,7 @@ def test_a_start_on_a_broken_release_takes_the_one_before(
 
 
 def test_a_release_that_was_broken_for_a_while_is_served_later(two: tuple[str, str, str]) -> None:
-    store, first, second = two
+    store, _, second = two
     segment = new_segment(store, second)
     away = segment.with_name(".away")
     segment.rename(away)
@@ -240,3 +240,40 @@ def test_a_release_that_was_broken_for_a_while_is_served_later(two: tuple[str, s
         until(lambda: release_of(client) == second)
         assert client.get("/readyz").json()["problem"] == ""
         assert POLL < 1
+
+
+# --- in an object store -----------------------------------------------------------------------
+
+
+def put_into(bucket: str, two: tuple[str, str, str]) -> str:
+    """The store with both releases, the first one current, in a bucket."""
+    store, first, _ = two
+    here, there = Store(store), Store(f"s3://{bucket}/store")
+    for key in ("models", "segments"):
+        for name in here.storage.list(key):
+            there.storage.put_folder(Path(store) / key / name, f"{key}/{name}")
+    for path in Path(store).glob("*/**/*"):
+        key = path.relative_to(store).as_posix()
+        if path.is_file() and key.startswith(("thumbnails/", "releases/")):
+            there.storage.write(key, path.read_bytes())
+    there.publish(first, after=0, reason="train")
+    return there.place
+
+
+def test_a_store_in_a_bucket_is_served_and_followed(bucket: str, two: tuple[str, str, str]) -> None:
+    _, first, second = two
+    place = put_into(bucket, two)
+    with served(place) as client:
+        assert release_of(client) == first
+        hit = client.post("/api/v1/search", json=TEXT).json()["hits"][0]
+        small = client.get(f"/api/v1/pictures/{hit['id']}/thumbnail")
+        assert (small.status_code, small.content[:3]) == (200, b"\xff\xd8\xff")
+        Store(place).publish(second, after=1, reason="refresh")
+        until(lambda: release_of(client) == second)
+        names = {
+            Path(found["paths"][0]).name
+            for found in client.post("/api/v1/search", json=TEXT).json()["hits"]
+        }
+        assert "0200.png" in names
+        assert "0003.png" not in names
+        until(lambda: client.get("/readyz").json()["verified"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -107,7 +108,10 @@ def execute(
     from wentu.store import Store
 
     address, number = host or "127.0.0.1", 8000 if port is None else port
-    rules = rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload)
+    rules = replace(
+        rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload),
+        root_path=(root_path or "").rstrip("/"),
+    )
     place = store or store_place()
     listening = bound(address, number)
     url = address_of(address, listening.getsockname()[1], root_path or "")
@@ -119,7 +123,6 @@ def execute(
         current=Current(Store(place), tell=tell),
         rules=rules,
         collection=collection or "",
-        root_path=(root_path or "").rstrip("/"),
     )
     config = uvicorn.Config(
         create_app(service),
@@ -164,6 +167,9 @@ def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: f
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there; InputError where it cannot."""
+    if not 0 <= port < 65536:  # else a libc takes what is left of its lower bits
+        raise InputError(f"--port {port}: give 0 to 65535.", f"--port {port}：应为 0 到 65535。")
+    listening = None
     try:
         kind, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -171,8 +177,10 @@ def bound(host: str, port: int) -> socket.socket:
         listening = socket.socket(kind, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+    except OSError as error:
+        if listening:
+            listening.close()
+        why = error.strerror or error
         raise InputError(
             f"cannot listen on {host}, port {port} ({why}); give another --host or --port.",
             f"无法在 {host} 的端口 {port} 上监听({why})；请换一个 --host 或 --port。",

@@ -44,7 +44,6 @@ def create_app(service: Service) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # its scripts come from another host
         redoc_url=None,
-        root_path=service.root_path,
         lifespan=service.running,
         exception_handlers={
             HTTPException: on_http_error,

@@ -58,6 +58,8 @@ class Rules:
     """Of a body."""
     body_seconds: float = 60.0
     """Until a body has to be there."""
+    root_path: str = ""
+    """The path below which a proxy shows this service; it may leave it in what it hands on."""
 
 
 class Refusal(HTTPException):
@@ -81,6 +83,8 @@ class Guard:
                 await self.app(scope, receive, send)
             return  # there are no websockets: closed
         headers = Headers(raw=scope["headers"])
+        if self.rules.root_path:
+            scope["root_path"] = self.rules.root_path
         body, began = Body(receive, self.rules), time.perf_counter()
         answering = Answering(send, body)
         self.metrics.in_flight += 1
@@ -125,7 +129,7 @@ class Guard:
             )
         if rules.token:
             kind, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode(), rules.token.encode())
+            right = hmac.compare_digest(given.strip().encode("latin-1"), rules.token.encode())
             if kind.lower() != "bearer" or not right:
                 raise Refusal(
                     401,

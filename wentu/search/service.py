@@ -41,8 +41,6 @@ class Service:
     rules: Rules = field(default_factory=Rules)
     collection: str = ""
     """Where the pictures lie; empty: where they lay when the release was made."""
-    root_path: str = ""
-    """The path below which a proxy shows this service."""
     most_pixels: int = MOST_PIXELS
     metrics: Metrics = field(default_factory=Metrics)
     uploading: int = 0
