@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import io
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,14 +313,25 @@ def write_splits(
         )
         label = f"{split}_imgs.tsv"
         with (tsv / label).open("wb") as file:
-            for picture, path, digest in stage.progress.track(rows, label, total):
-                data = collection.read_unchanged(path, digest)
+            pictures = read_ahead(collection, rows)
+            for picture, data in stage.progress.track(pictures, label, total):
                 if closed and split != "train":
                     data = view_of(data, seed=picture ^ SPLITS.index(split))
                 file.write(tsv_line(picture, data))
         with (tsv / f"{split}_texts.jsonl").open("w", encoding="utf-8") as file:
             for text in texts_of(catalog, source):
                 file.write(text.line())
+
+
+def read_ahead(
+    collection: Collection, rows: Iterable[tuple[int, str, bytes]]
+) -> Iterator[tuple[int, bytes]]:
+    """(id, bytes) of pictures in the order of ``rows`` (id, path, digest); where they lie far away,
+    as many at a time as are worth it."""
+    with ThreadPoolExecutor(collection.parallel) as pool:
+        for part in batched(rows, 4 * collection.parallel):
+            read = pool.map(lambda row: collection.read_unchanged(row[1], row[2]), part)
+            yield from zip((row[0] for row in part), read, strict=True)
 
 
 def view_of(data: bytes, seed: int) -> bytes:
