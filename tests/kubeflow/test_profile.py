@@ -88,7 +88,7 @@ def test_the_files_default_goes_before_what_is_built_in_for_a_stage(tmp_path: Pa
 
 def test_without_a_file_the_secrets_are_those_that_infra_installs() -> None:
     profile = read_profile(None)
-    assert set(profile.secrets) == {"wentu-s3"}
+    assert set(profile.secrets) == {"wentu-s3", "wentu-webhook"}
     assert set(profile.config) == {"wentu-config"}
     assert profile.of("finetune").timeout == 7 * 86400
 
