@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from wentu.orchestrate.kubeflow import Cluster
 
 POLL = 5.0
+PATIENCE = 900.0
+"""Seconds without an answer after which a run is no longer waited for; it goes on."""
 SHOWN = ("name", "status", "seconds", "counts", "note", "error")
 """Of a stage, in JSON."""
 Shape = dict[str, Any]
@@ -107,7 +109,9 @@ class ClusterView(RunView):
         super().__init__(Path(), console)
         self._cluster, self._run_id = cluster, run_id
         self.run: Any = None
-        self._trouble: Exception | None = None
+        self.trouble: ServiceError | None = None
+        """Why the server cannot be asked now."""
+        self.heard = time.monotonic()
 
     @property
     def ended(self) -> str:
@@ -118,10 +122,10 @@ class ClusterView(RunView):
         """Ask for the run; a server that is gone for a while is asked again later."""
         try:
             self.run = self._cluster.run(self._run_id)
-            self._trouble = None
         except ServiceError as error:
-            self._trouble = error
+            self.trouble = error
             return
+        self.trouble, self.heard = None, time.monotonic()
         found, decision = read_run(self.run, self._cluster.namespace or "kubeflow")
         self.decision = {"decision": decision} if decision else {}
         for name, view in found.items():
@@ -185,6 +189,8 @@ def wait(cluster: Cluster, run_id: str, console: Console) -> Shape:
     view.read()
     with view:
         while not view.ended:
+            if view.trouble and (view.run is None or time.monotonic() - view.heard > PATIENCE):
+                raise view.trouble
             time.sleep(min(1.0, view.EVERY))
     found = view.shape()
     if found["status"] != "succeeded":
