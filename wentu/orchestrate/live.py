@@ -69,19 +69,23 @@ class RunView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.read()
+        self._read()
         if self._live:
             self._live.update(self.table())
             self._live.stop()
 
     def finish(self, succeeded: bool) -> None:
         """Settle what no event said: a stage of the flow that never ran was cached."""
-        self.read()
+        self._read()
         for view in self.flow():
             if view.status == "waiting" and succeeded:
                 view.status = "cached"
             elif view.status == "running":
                 view.status = "failed"
+
+    def look(self) -> None:
+        """Take in what happened since the last look."""
+        self._read()
 
     def flow(self) -> list[StageView]:
         """The stages of this run, as far as it is known which they are."""
@@ -94,12 +98,11 @@ class RunView:
 
     def _follow(self) -> None:
         while not self._stop.wait(self.EVERY):
-            self.read()
+            self._read()
             if self._live:
                 self._live.update(self.table())
 
-    def read(self) -> None:
-        """Take in what happened since the last look."""
+    def _read(self) -> None:
         for name in STAGES:
             path = self._events / f"{name}.jsonl"
             if not path.exists():
