@@ -9,10 +9,15 @@ BIN     := $(ENV)/bin
 READY   := $(ENV)/.wentu-ready
 PINS    := $(if $(ACTIVE),,-c constraints.txt)
 SEED    ?= 0
+# Of the images: which, their tag, what is said to the builder, and by which program.
+IMAGES  ?= cpu gpu serve
+TAG     ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wentu/__init__.py)
+BUILD_ARGS ?=
+DOCKER  ?= docker
 # Two tests at a time, each with half of the cores: much of a test uses one core only.
 PYTEST  := OMP_NUM_THREADS=$(shell expr \( $$(nproc) + 1 \) / 2) $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo test check proofs exhaustive compile bench clean
+.PHONY: help setup demo test check proofs exhaustive images containers compile bench manifests clean
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -27,7 +32,7 @@ demo: $(READY)  ## draw pictures, run everything, search them
 	@$(BIN)/wentu demo --seed $(SEED)
 
 test: $(READY)  ## all tests but the long proofs; no network
-	PYTHONWARNDEFAULTENCODING=1 $(PYTEST) -m 'not heavy and not exhaustive'
+	PYTHONWARNDEFAULTENCODING=1 $(PYTEST) -m 'not heavy and not exhaustive and not containers'
 
 check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/ruff check .
@@ -41,11 +46,28 @@ proofs: $(READY)  ## kills, races, real data, three demos: about 45 minutes on t
 exhaustive: $(READY)  ## 10,000 damaged files for each reader, every character: about 40 minutes
 	$(PYTEST) -m exhaustive
 
+images:  ## container images; IMAGES="cpu serve", TAG=…, BUILD_ARGS=… (docs/images.md)
+	@for name in $(IMAGES); do \
+	    DOCKER="$(DOCKER)" BUILD_ARGS="$(BUILD_ARGS)" images/build $$name "$(TAG)" || exit 1; \
+	done
+
+containers: $(READY)  ## build cpu and serve and run the pipeline in them, where an engine answers
+	@if $(DOCKER) version >/dev/null 2>&1; then \
+	    $(MAKE) images IMAGES="cpu serve" \
+	    && WENTU_TEST_IMAGES="$(TAG)" $(BIN)/python -m pytest -m containers -rs --durations=0 tests/containers; \
+	else echo "containers: passed over, for no container engine answers"; fi
+
 compile: $(READY)  ## pipelines/train.py -> pipeline.yaml
 	$(BIN)/python -m pipelines.train pipeline.yaml
 
 bench: $(READY)  ## side by side with cn_clip's own scripts
 	$(BIN)/python -m benchmarks
+
+manifests: $(READY)  ## infra/k8s/overlays -> build/manifests
+	@mkdir -p build/manifests
+	@for each in trial production; do \
+	  $(BIN)/kubectl kustomize infra/k8s/overlays/$$each -o build/manifests/$$each.yaml || exit 1; \
+	  echo build/manifests/$$each.yaml; done
 
 clean:  ## the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [--quick]``: all by default."""
+"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [storage] [--quick]``: or all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import embedding, packing, query, topk, train
+from benchmarks import embedding, packing, query, storage, topk, train
 from benchmarks.side_by_side import machine
 
 MEASURES: dict[str, Callable[..., None]] = {
@@ -20,6 +20,7 @@ MEASURES: dict[str, Callable[..., None]] = {
     "query": query.measure,
     "topk": topk.measure,
     "train": train.measure,
+    "storage": storage.measure,
 }
 
 

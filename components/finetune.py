@@ -11,9 +11,10 @@ def finetune(
     """Fine-tune; the best checkpoint by recall on valid."""
     from pathlib import Path
 
+    from wentu.orchestrate.trainjob import launch
     from wentu.stages.finetune import Config, finetune as stage
 
     stage(
         lmdb=Path(lmdb.path), model=model, model_digest=model_digest, store=store,
-        out=Path(checkpoint.path), config=Config.parse(options),
+        out=Path(checkpoint.path), config=Config.parse(options), launcher=launch,
     )

@@ -6,14 +6,13 @@ from components._images import LIGHT
 @dsl.component(**LIGHT)
 def inventory(
     pictures: str, captions: str, store: str, model: str, options: str, pairs_options: str,
-    finetune_options: str, out: dsl.Output[dsl.Artifact], inventory: dsl.OutputPath(str),
-    use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str), pointer: dsl.OutputPath(int),
-    attempt: dsl.OutputPath(str),
+    finetune_options: str, features_options: str, out: dsl.Output[dsl.Artifact],
+    inventory: dsl.OutputPath(str), use: dsl.OutputPath(str), use_digest: dsl.OutputPath(str),
+    pointer: dsl.OutputPath(int), attempt: dsl.OutputPath(str), shards: dsl.OutputPath(int),
 ) -> str:
     """List the collection; answer train, refresh or skip."""
     from pathlib import Path
-
-    from wentu.stages import training_settings
+    from wentu.stages import config_class, training_settings
     from wentu.stages.inventory import Config, inventory as stage
 
     answer = stage(
@@ -22,7 +21,8 @@ def inventory(
         config=Config.parse(options),
     )
     said = {inventory: answer.inventory, use: answer.model, use_digest: answer.model_digest,
-            pointer: answer.pointer, attempt: answer.attempt}
+            pointer: answer.pointer, attempt: answer.attempt,
+            shards: config_class("features").parse(features_options).shards}
     for path, value in said.items():
         Path(path).write_text(str(value), encoding="utf-8")
     return answer.decision

@@ -42,12 +42,15 @@ def wentu(
         options=inventory_options,
         pairs_options=pairs_options,
         finetune_options=finetune_options,
+        features_options=features_options,
     ).set_caching_options(False)
     listed = {"inventory": plan.outputs["inventory"]}
     pointer = {"pointer": plan.outputs["pointer"]}
     use, use_digest = plan.outputs["use"], plan.outputs["use_digest"]
     weights = {"model": use, "model_digest": use_digest}
     pairing = {**where, **listed, **code, "captions": captions, "options": pairs_options}
+    pairing |= {"shards": plan.outputs["shards"]}
+    embedding = {**where, **pointer, **code, "options": features_options}
     ending = {**where, **listed, **pointer, "captions": captions, "use": use}
     ending |= {"use_digest": use_digest, "attempt": plan.outputs["attempt"]}
     ending |= {"options": promote_options}
@@ -77,10 +80,9 @@ def wentu(
             **code,
         )
         winner = verdict.outputs["winner"]
-        embedded = features(  # 5 s
-            catalog=catalog, bundle=winner, options=features_options, **where, **pointer, **code
-        )
-        vectors = embedded.outputs["vectors"]
+        with dsl.ParallelFor(data.outputs["Output"]) as shard:
+            embedded = features(shard=shard, catalog=catalog, bundle=winner, **embedding)  # 5 s
+        vectors = dsl.Collected(embedded.outputs["vectors"])
         built = index(catalog=catalog, vectors=vectors, options=index_options, **code)  # 1 s
         promote(  # 5 s
             catalog=catalog,
@@ -97,10 +99,9 @@ def wentu(
             catalog=catalog, options=export_onnx_options, **where, **weights, **code
         )
         bundle = exported.outputs["bundle"]
-        embedded = features(
-            catalog=catalog, bundle=bundle, options=features_options, **where, **pointer, **code
-        )
-        vectors = embedded.outputs["vectors"]
+        with dsl.ParallelFor(data.outputs["Output"]) as shard:
+            embedded = features(shard=shard, catalog=catalog, bundle=bundle, **embedding)
+        vectors = dsl.Collected(embedded.outputs["vectors"])
         built = index(catalog=catalog, vectors=vectors, options=index_options, **code)
         promote(
             catalog=catalog, bundle=bundle, segment=built.outputs["segment"], **ending

@@ -218,7 +218,7 @@ def embed_and_promote(run: Built, *, pointer: int, train: bool) -> None:
         config=features.Config(),
         pointer=pointer,
     )
-    index.index(catalog=run.catalog, features=run.features, out=run.index, config=index.Config())
+    index.index(catalog=run.catalog, features=[run.features], out=run.index, config=index.Config())
     promote.promote(
         catalog=run.catalog,
         bundle=run.winner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import pytest
 import yaml
 
 from wentu.errors import InputError
+from wentu.formats import read_json
 from wentu.orchestrate import parameters
 from wentu.orchestrate.live import FLOW
 from wentu.settings import default_of
-from wentu.stages import STAGES, config_class
+from wentu.stages import STAGES, config_class, features
+from wentu.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,6 +127,7 @@ def test_each_stage_is_given_its_own_options(spec: dict[str, Any]) -> None:
         for name, task in component.get("dag", {}).get("tasks", {}).items()
         if not name.startswith("condition")
     ]
+    tasks = [(name, task) for name, task in tasks if not name.startswith("for-loop")]
     assert len(tasks) == 1 + 8 + 5
     for name, task in tasks:
         given = task["inputs"].get("parameters", {})
@@ -137,7 +141,8 @@ def test_each_stage_is_given_its_own_options(spec: dict[str, Any]) -> None:
         }
         expected = {"options": f"{stage}_options"} if fields(config_class(stage)) else {}
         if stage == "inventory":
-            expected |= {f"{each}_options": f"{each}_options" for each in ("pairs", "finetune")}
+            more = ("pairs", "finetune", "features")
+            expected |= {f"{each}_options": f"{each}_options" for each in more}
         assert taken == expected, name
 
 
@@ -146,10 +151,12 @@ def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:
     branches = {
         name: set(component["dag"]["tasks"])
         for name, component in spec["components"].items()
-        if "dag" in component and "inventory" not in component["dag"]["tasks"]
+        if name.startswith("comp-condition")
     }
     found = []
     for tasks in branches.values():
+        for name in [each for each in tasks if each.startswith("for-loop")]:
+            tasks = tasks - {name} | spec["components"][f"comp-{name}"]["dag"]["tasks"].keys()
         names = {re.sub(r"-\d+$", "", task).replace("-", "_") for task in tasks}
         if not any(name.startswith("condition") for name in names):
             found.append(names | {"inventory"})
@@ -160,7 +167,7 @@ def test_each_answer_leads_to_its_stages(spec: dict[str, Any]) -> None:
 def test_only_what_must_run_each_time_is_never_cached(spec: dict[str, Any]) -> None:
     for component in [{"dag": spec["root"]["dag"]}, *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
-            if not name.startswith("condition"):
+            if not name.startswith(("condition", "for-loop")):
                 cached = task.get("cachingOptions", {}).get("enableCache", False)
                 assert cached != name.startswith(("inventory", "promote")), name
 
@@ -169,6 +176,52 @@ def test_a_task_fetches_nothing_when_it_starts(spec: dict[str, Any]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         command = " ".join(executor["container"]["command"])
         assert "pip install" not in command
+
+
+# --- shards -----------------------------------------------------------------------------------
+
+
+def test_shards_run_here_side_by_side_and_give_what_one_gives(built: Any, tmp_path: Path) -> None:
+    """The compiled pipeline, as `wentu run` runs it; compared with the stage alone."""
+    words = ["run", "--pictures", str(built.collection), "--store", str(tmp_path / "store")]
+    words += ["--captions", "none", "--no-train", "--model", str(built.winner)]
+    words += ["--embed-batch-size", "5", "--shards", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wentu", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"WENTU_TRACKING": "off"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "features: 24 pictures, 24 embedded, 0 reused" in done.stdout
+    (run,) = (tmp_path / "store" / "runs").iterdir()
+    logs = {path.name for path in (run / "logs").iterdir()}
+    assert logs >= {"features-1.log", "features-2.log", "index.log"}
+    told = {view["name"]: view for view in read_json(run / "run.json")["stages"]}
+    assert told["features"]["counts"] == {"pictures": 24, "embedded": 24, "reused": 0}
+    assert told["features"]["status"] == told["promote"]["status"] == "done"
+    features.features(
+        catalog=built.catalog,
+        bundle=built.winner,
+        pictures=str(built.collection),
+        store=str(tmp_path / "other"),
+        out=tmp_path / "alone",
+        config=features.Config(embed_batch_size=5),
+    )
+    store = Store(str(tmp_path / "store"))
+    current = store.current()
+    assert current is not None
+    (segment,) = current[1].segments
+    for name in ("ids.npy", "vectors.npy"):
+        ours = (store.segment(segment.digest) / name).read_bytes()
+        assert ours == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_the_components_of_shards_keep_their_names(spec: dict[str, Any]) -> None:
+    """`wentu submit` finds what a stage runs in by its name: exec-<stage>, exec-<stage>-2."""
+    known = {f"exec-{stage.replace('_', '-')}" for stage in STAGES}
+    names = {re.sub(r"-2$", "", name) for name in spec["deploymentSpec"]["executors"]}
+    assert names == known
 
 
 # --- presets ----------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from wentu.formats import write_atomic
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+BLOCK = 16_384
+"""Rows that are copied at once where only some are compared."""
 
 
 def build(vectors: Vectors) -> Any:
@@ -28,6 +30,23 @@ def build(vectors: Vectors) -> Any:
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     return index
+
+
+def gpu_count() -> int:
+    """How many GPUs FAISS can use; 0 in its build for CPUs, and where there are none."""
+    import faiss
+
+    return int(faiss.get_num_gpus())
+
+
+def on_gpus(index: Any) -> Any:
+    """A copy of an index on every GPU there is; the index itself where there is none.
+
+    What is written and served stays the index in main memory, which any machine can read.
+    """
+    import faiss
+
+    return faiss.index_cpu_to_all_gpus(index) if gpu_count() else index
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -97,6 +116,13 @@ def _nearest(part: Part, queries: Vectors, least: int) -> tuple[Vectors, Ids]:
         want *= 2
 
 
+def score_rows(vectors: Vectors, rows: Ids, query: Vectors) -> Vectors:
+    """[R] inner products of ``query`` [D] with some rows of ``vectors`` [N, D], which may be a
+    file that is mapped: it is read in blocks."""
+    parts = [vectors[rows[start : start + BLOCK]] @ query for start in range(0, len(rows), BLOCK)]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
 def exact_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 200) -> float:
     """Recall@k of an index against brute force in NumPy, on up to ``sample`` of its own vectors.
 
@@ -105,5 +131,5 @@ def exact_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 200
     rows = np.linspace(0, len(vectors) - 1, min(sample, len(vectors))).astype(int)
     k = min(k, len(vectors))
     truth = np.sort(vectors[rows] @ vectors.T, axis=1)[:, -k]
-    found, _ = index.search(np.ascontiguousarray(vectors[rows]), k)
+    found, _ = on_gpus(index).search(np.ascontiguousarray(vectors[rows]), k)
     return float(np.mean(found >= truth[:, None] - 1e-5))

@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Find pictures by text, by picture, or both.",
         "以文字、图片或两者搜图。",
     ),
+    "serve": (
+        "wentu.commands.serve",
+        "Search over HTTP; follows the store's releases.",
+        "以 HTTP 提供搜索服务，自动跟随仓库的新版本。",
+    ),
     "classify": (
         "wentu.commands.classify",
         "Which label a picture shows, in percent (zero-shot).",
@@ -67,6 +72,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "wentu.commands.doctor",
         "Is everything there that a run needs?",
         "检查运行所需的一切。",
+    ),
+    "gc": (
+        "wentu.commands.gc",
+        "Remove from the store what nothing needs, and what deleted pictures left.",
+        "清理仓库中不再需要的内容，以及已删除图片的残留。",
+    ),
+    "watch": (
+        "wentu.commands.watch",
+        "Start a run when a bucket tells that pictures came.",
+        "存储桶通知有新图片时自动运行。",
     ),
     "unpack": (
         "wentu.commands.unpack",

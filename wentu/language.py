@@ -8,11 +8,15 @@ changed together or a reviewer sees that they were not.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 Language = Literal["en", "zh"]
 
 _chosen: Language | None = None
+_asked: ContextVar[Language | None] = ContextVar("language", default=None)
 
 
 def set_language(language: Language | None) -> None:
@@ -25,8 +29,22 @@ def set_language(language: Language | None) -> None:
         os.environ["WENTU_LANG"] = language
 
 
+@contextmanager
+def speaking(language: Language | None) -> Iterator[None]:
+    """Speak that language meanwhile, to one of many that are answered at once; None: as else."""
+    before = _asked.set(language)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
 def language() -> Language:
-    """The chosen language, else WENTU_LANG, else the one that LC_ALL, LC_MESSAGES or LANG name."""
+    """The one asked for here, else the chosen one, else WENTU_LANG, else the one that LC_ALL,
+    LC_MESSAGES or LANG name."""
+    asked = _asked.get()
+    if asked is not None:
+        return asked
     if _chosen is not None:
         return _chosen
     for name in ("WENTU_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):

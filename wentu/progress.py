@@ -1,7 +1,8 @@
 """How a stage tells how far it is: a bar on a terminal, plain lines in a log, events for `run`.
 
-Under ``wentu run`` a stage appends JSON lines to ``<run>/events/<stage>.jsonl``, which the parent
-draws; by hand it draws for itself. Lines are at most a few per second, whatever the speed.
+Under ``wentu run`` a stage appends JSON lines to ``<run>/events/<stage>.jsonl`` (each shard of it
+to ``<stage>-<n>.jsonl``), which the parent draws; by hand it draws for itself. Lines are at most a
+few per second, whatever the speed.
 """
 
 from __future__ import annotations
@@ -96,10 +97,20 @@ class Lines(Reporter):
         self._stream.flush()
 
 
-def open_reporter(stage: str) -> Reporter:
-    """Where a stage tells how far it is: the events of `wentu run`, or lines of its own."""
+def open_reporter(stage: str, shard: str = "") -> Reporter:
+    """Where a stage tells how far it is: the events of `wentu run`, or lines of its own.
+
+    shard: which part of a stage that several processes share, as 2/3.
+    """
     run_dir = os.environ.get("WENTU_RUN_DIR")
-    return EventFile(Path(run_dir) / "events" / f"{stage}.jsonl") if run_dir else Lines(stage)
+    if run_dir:
+        return EventFile(Path(run_dir) / "events" / f"{file_stem(stage, shard)}.jsonl")
+    return Lines(f"{stage} {shard}" if shard else stage)
+
+
+def file_stem(stage: str, shard: str = "") -> str:
+    """What a stage's files in a run's folder are called: features, or features-2 of 2/3."""
+    return f"{stage}-{shard.partition('/')[0]}" if shard else stage
 
 
 def clock(seconds: float) -> str:

@@ -7,6 +7,8 @@ WENTU_CACHE           folder for copies out of s3://, and for this machine's run
 WENTU_LANG            en or zh (default: from LANG)
 WENTU_TRACKING        "off": no MLflow
 MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
+WENTU_TOKEN           what callers of `wentu serve` and `wentu watch` must know
+WENTU_WEBHOOK         where notices of promotions, rejections and failures are POSTed to
 WENTU_RUN_DIR         set by `wentu run` for its stages: where they log and report progress
 WENTU_RUN_ID          the pipeline run that a stage belongs to
 """

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wentu.errors import InputError, WentuError
+from wentu import notices
+from wentu.errors import InputError, StoppedError, WentuError
 from wentu.formats import MANIFEST, Manifest, read_json, write_manifest
-from wentu.progress import Reporter, open_reporter
+from wentu.progress import Reporter, file_stem, open_reporter
 from wentu.settings import StageConfig, code_version
 from wentu.tracking import Tracker, open_tracker
 
@@ -36,22 +37,24 @@ class Stage:
         inputs: dict[str, str],
         *,
         track: bool = True,
+        shard: str = "",
     ) -> None:
+        """shard: which part of the stage this is, as 2/3, where several processes share it."""
         self.name, self.out, self.config = name, out, config
         self.inputs = inputs
         self.counts: dict[str, Any] = {}
         self._before: Path | None = None
         self.progress: Reporter = Reporter()
         self.tracker: Tracker = Tracker()
-        self._track = track
+        self._track, self.shard = track, shard
 
     def __enter__(self) -> Stage:
         self._began = time.monotonic()
         run_dir = os.environ.get("WENTU_RUN_DIR")
         if run_dir:
-            join_run(Path(run_dir), self.name)
-        self.progress = open_reporter(self.name)
-        self.progress.emit("start", pid=os.getpid())
+            join_run(Path(run_dir), file_stem(self.name, self.shard))
+        self.progress = open_reporter(self.name, self.shard)
+        self.progress.emit("start", pid=os.getpid(), shard=self.shard)
         self._before = set_aside(self.out, self.name)
         clear(self.out, self.name)
         try:
@@ -83,6 +86,8 @@ class Stage:
             self._put_back()
             self.progress.emit("error", text=sentence, exit_code=code, seconds=seconds)
             self.tracker.close("FAILED")
+            if not isinstance(error, KeyboardInterrupt | StoppedError):
+                notices.send("failure", sentence, stage=self.name, link=self.tracker.link)
             return
         manifest = Manifest(
             stage=self.name,
@@ -153,15 +158,15 @@ def refuse_others(out: Path, stage: str) -> None:
         )
 
 
-def join_run(run_dir: Path, stage: str) -> None:
-    """Log into the run's folder, and die when the run's process does.
+def join_run(run_dir: Path, stem: str) -> None:
+    """Log into the run's folder, as ``logs/<stem>.log``, and die when the run's process does.
 
     The run holds an exclusive lock on ``alive`` for as long as it lives; whoever else gets a lock
     knows that it is gone, however it went (SIGKILL too), and through however many shells between.
     """
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(logs / f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(logs / f"{stem}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush(), sys.stderr.flush()
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

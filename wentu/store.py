@@ -4,9 +4,11 @@
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held
+    inventories/<digest>.forgotten.jsonl.gz   the same without what was deleted since, but its count
     splits/<n>.jsonl.gz       which split each group was given, for good
     attempts/<n>.json         trainings that were tried, whatever came of them
     releases/<id>.json        a model and the segments embedded by it, with every file's digest
+    releases/<id>.compacted.json    what gc left of it: no picture that was deleted since
     pointer/<n>.json          created, never changed; the highest number is current
     work/<digest>/            training state that survives a crash
     runs/<id>/                logs, artifacts and run.json of one pipeline run
@@ -30,7 +32,8 @@ from typing import Any
 
 from wentu.errors import FormatError, InputError, ServiceError, StaleError
 from wentu.formats import FORMAT, STORE_MARK, digest_of, folder_sha256, parse_json
-from wentu.storage import open_storage
+from wentu.listing import Listing, write_lines
+from wentu.storage import is_remote, open_storage
 
 COMPACT_ABOVE = 8
 """Segments beyond which the next release is written as one."""
@@ -83,7 +86,7 @@ class Pointer:
     number: int
     release: str
     reason: str
-    """train, refresh, rollback or unpin."""
+    """train, refresh, rollback, unpin or gc."""
     pinned: bool = False
     """True after a rollback: trainings are refused promotion until it is unpinned."""
     created: str = ""
@@ -149,6 +152,12 @@ class Store:
         """The folder of a bundle."""
         return self._folder(f"models/{digest}")
 
+    def model_uri(self, digest: str) -> str:
+        """Where a bundle lies, for others to note: file:// or s3://."""
+        if is_remote(self.place):
+            return f"{self.place.rstrip('/')}/models/{digest}"
+        return self.model(digest).absolute().as_uri()
+
     def put_segment(self, folder: Path) -> str:
         """Keep a segment; returns its digest, that of its files' SHA-256."""
         digest = digest_of(folder_sha256(folder))
@@ -183,13 +192,7 @@ class Store:
             return False
         with tempfile.TemporaryDirectory() as folder:
             packed = Path(folder) / "lines"
-            with (
-                packed.open("wb") as raw,
-                gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=5, mtime=0) as file,
-            ):
-                for row in rows:
-                    line = json.dumps(row, ensure_ascii=False) + "\n"
-                    file.write(line.encode("utf-8", "surrogatepass"))
+            write_lines(packed, rows)
             return self.storage.create(key, packed)
 
     def lines(self, key: str) -> Iterator[Any]:
@@ -201,10 +204,12 @@ class Store:
             for line in file:
                 yield json.loads(line)
 
-    def put_inventory(self, digest: str, rows: Iterable[Any], passed_over: Iterable[Any]) -> None:
+    def put_inventory(self, listing: Listing, passed_over: Iterable[Any]) -> None:
         """Keep a listing, and examples of what lay beside the pictures: (path, kind)."""
-        self.put_lines(f"inventories/{digest}.passed.jsonl.gz", passed_over)
-        self.put_lines(f"inventories/{digest}.jsonl.gz", rows)
+        self.put_lines(f"inventories/{listing.digest}.passed.jsonl.gz", passed_over)
+        key = f"inventories/{listing.digest}.jsonl.gz"
+        if not self.storage.exists(key):
+            self.storage.create(key, listing.path)
 
     def passed_over(self, digest: str) -> list[Any]:
         """Examples of files beside the pictures of a listing: [path, kind]."""
@@ -212,8 +217,13 @@ class Store:
         return list(self.lines(key)) if self.storage.exists(key) else []
 
     def inventory(self, digest: str) -> Iterator[Any]:
-        """The rows of an inventory; InputError where the store has no such one."""
+        """The rows of an inventory; InputError where the store has no such one.
+
+        One that gc went over has a row ["forgotten", n] for the n pictures deleted since.
+        """
         key = f"inventories/{digest}.jsonl.gz"
+        if not self.storage.exists(key):
+            key = f"inventories/{digest}.forgotten.jsonl.gz"
         if not self.storage.exists(key):
             raise InputError(
                 f"{self.place} has no inventory {digest}; run `wentu inventory` first.",
@@ -288,9 +298,10 @@ class Store:
 
     def release(self, identity: str) -> Release:
         """A release by its id."""
-        key = f"releases/{identity}.json"
-        if not self.storage.exists(key):
-            known = [name.removesuffix(".json") for name in self.storage.list("releases")]
+        key = self._release_key(identity)
+        if not key:
+            names = self.storage.list("releases")
+            known = sorted({name.split(".")[0] for name in names if name.endswith(".json")})
             raise InputError(
                 f"no release {identity}; known: {', '.join(known) or 'none'}.",
                 f"没有版本 {identity}；已有：{', '.join(known) or '无'}。",
@@ -302,6 +313,16 @@ class Store:
             for s in value["segments"]
         )
         return Release(**value)
+
+    def _release_key(self, identity: str) -> str:
+        keys = (f"releases/{identity}{end}" for end in (".json", ".compacted.json"))
+        return next((key for key in keys if self.storage.exists(key)), "")
+
+    def put_compacted(self, identity: str, release: Release) -> None:
+        """Keep what is to stand for the release ``identity`` once that is removed."""
+        value = asdict(release) | {"id": release.id, "created": now()}
+        data = json.dumps(value, ensure_ascii=False, indent=2).encode()
+        self.storage.write(f"releases/{identity}.compacted.json", data)
 
     def pointer(self, number: int | None = None) -> Pointer | None:
         """The pointer of that number, else the current one; None where nothing was published."""
@@ -317,6 +338,15 @@ class Store:
         """Every pointer, oldest first."""
         numbers = [int(name.split(".")[0]) for name in self.storage.list("pointer")]
         return [p for p in map(self.pointer, numbers) if p is not None]
+
+    def history(self) -> list[tuple[Pointer, Release]]:
+        """Every pointer whose release was not removed by gc, oldest first, with that release."""
+        found: dict[str, Release | None] = {}
+        for pointer in (every := self.pointers()):
+            if pointer.release not in found:
+                there = self._release_key(pointer.release)
+                found[pointer.release] = self.release(pointer.release) if there else None
+        return [(each, kept) for each in every if (kept := found[each.release])]
 
     def current(self) -> tuple[Pointer, Release] | None:
         """The current pointer and its release."""

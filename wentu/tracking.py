@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +75,8 @@ class Tracker:
 
     id = ""
     """By which another process of the stage finds the same run (see ``attach``)."""
+    link = ""
+    """The page of the whole run, where a server has one."""
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters of the stage."""
@@ -109,7 +112,11 @@ class MlflowTracker(Tracker):
         number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
         parent = cls._find_parent(client, number, run)
         tags = {"mlflow.parentRunId": parent, "mlflow.runName": stage, "wentu.stage": stage}
-        return cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+        made = cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+        server = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
+        if server.startswith("http"):
+            made.link = f"{server}/#/experiments/{number}/runs/{parent}"
+        return made
 
     @staticmethod
     def _find_parent(client: Any, experiment: str, run: str) -> str:
@@ -211,29 +218,49 @@ def finish_run(run: str, status: str, params: Mapping[str, Any]) -> None:
         client.set_terminated(found.info.run_id, status)
 
 
-def repair_aliases(releases: Sequence[tuple[str, Path]]) -> None:
+def repair_aliases(releases: Sequence[tuple[str, str]]) -> None:
     """Make MLflow's aliases say what the store's pointer says.
 
+    Where MLflow refuses or is gone, a sentence says so and the release stands: the next promotion
+    repairs them.
+
     Args:
-        releases: (digest of the model, its folder), current one first, then the one before it.
+        releases: (digest of the model, where it lies), current one first, then the one before it.
             Called under the store's promote lock: MLflow's aliases have no compare-and-swap.
     """
     if not enabled():
         return
     from mlflow.exceptions import MlflowException
 
-    client = _client()
+    try:
+        _repair(_client(), releases)
+    except (MlflowException, OSError) as error:
+        print(f"MLflow's aliases could not be set, the release stands: {error}", file=sys.stderr)
+
+
+def _repair(client: Any, releases: Sequence[tuple[str, str]]) -> None:
+    from mlflow.exceptions import MlflowException
+
     with contextlib.suppress(MlflowException):  # it is there already
         client.create_registered_model(MODEL)
     known = {
         version.tags.get("wentu.model"): version.version
         for version in client.search_model_versions(f"name = '{MODEL}'")
     }
-    for alias, (digest, folder) in zip(("champion", "previous"), releases, strict=False):
+    for alias, (digest, place) in zip(("champion", "previous"), releases, strict=False):
         version = known.get(digest)
         if version is None:
-            made = client.create_model_version(
-                MODEL, source=folder.as_uri(), tags={"wentu.model": digest}
-            )
+            tags = {"wentu.model": digest}
+            made = client.create_model_version(MODEL, source=_source(place), tags=tags)
             version = known[digest] = made.version
         client.set_registered_model_alias(MODEL, alias, version)
+
+
+def _source(place: str) -> str:
+    """A place as MLflow takes it: a server refuses local paths, for it would take them for its own.
+
+    Such a model is registered as wentu://host/path, which says where it is and opens nothing.
+    """
+    if place.startswith("file://") and os.environ["MLFLOW_TRACKING_URI"].startswith("http"):
+        return f"wentu://{socket.gethostname()}{place.removeprefix('file://')}"
+    return place

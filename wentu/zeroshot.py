@@ -1,7 +1,6 @@
-"""Zero-shot classification: which of these labels does a picture show?
+"""Zero-shot classification: reading labels, and how often they are right on a suite of pictures.
 
-A label is put into several sentences (``TEMPLATES``) whose embeddings are averaged, because a model
-that learned captions knows sentences better than bare words (Radford et al. 2021, section 3.1.4).
+How labels become vectors is in ``wentu.clip.labels``, which the search service needs too.
 """
 
 from __future__ import annotations
@@ -12,22 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wentu import pictures
 from wentu.clip.encoder import Encoder
+from wentu.clip.labels import TEMPLATES, embed_labels, probabilities, templates_for
 from wentu.collection import Skipped, walk
 from wentu.errors import InputError
 from wentu.formats import batched
 from wentu.progress import Reporter
 
-Features = npt.NDArray[np.float32]
+__all__ = [
+    "TEMPLATES",
+    "Scores",
+    "Suite",
+    "embed_labels",
+    "probabilities",
+    "read_labels",
+    "score",
+    "templates_for",
+]
 
-TEMPLATES = {
-    "zh": ("{}", "{}的照片。", "一张{}的图片。", "图中是{}。", "画面里有{}。", "近处的{}。"),
-    "en": ("{}", "a photo of {}.", "a picture of a {}.", "a close view of {}.", "there is a {}."),
-}
-"""Ours; the bare label is among them, for names that are no everyday words."""
 LABEL_FILES = ("label_cn.txt", "labels.txt", "label.txt")
 
 
@@ -64,30 +67,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def templates_for(labels: Sequence[str]) -> tuple[str, ...]:
-    """Chinese sentences where any label has a Chinese character, else English ones."""
-    chinese = any("\u4e00" <= char <= "\u9fff" for label in labels for char in label)
-    return TEMPLATES["zh" if chinese else "en"]
-
-
-def embed_labels(encoder: Encoder, labels: Sequence[str], templates: Sequence[str]) -> Features:
-    """L2-normalised [C, D]: each label's mean over the templates."""
-    count = len(templates)
-    texts = [template.replace("{}", label) for label in labels for template in templates]
-    vectors = encoder.encode_text(texts).reshape(len(labels), count, -1).mean(axis=1)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-
-def probabilities(
-    encoder: Encoder, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
-) -> npt.NDArray[np.float64]:
-    """[N, C] softmax over the labels of the scaled cosines; every row adds up to 1."""
-    cosines = encoder.encode_image(images) @ embed_labels(encoder, labels, templates).T
-    logits = encoder.logit_scale * cosines.astype(np.float64)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,17 @@ import pytest
 from tests.proofs.conftest import OPTIONS, draw_collection, must
 from wentu.search.engine import Engine
 
-pytestmark = pytest.mark.heavy
 TRAINING = ["--model", "tiny", "--scratch", "--epochs", "2", "--batch-size", "64"]
 TRAINING += ["--learning-rate", "1e-3"]
 
 
-@pytest.mark.parametrize("language", ["cn", "en"])
+@pytest.mark.parametrize(
+    "language",
+    [
+        pytest.param("cn", marks=pytest.mark.heavy),
+        pytest.param("en", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_tiny_model_from_scratch_learns_flickr8k(
     data: Path, tmp_path: Path, language: str
 ) -> None:
@@ -38,6 +43,7 @@ def test_a_tiny_model_from_scratch_learns_flickr8k(
     assert recall >= 2 * chance
 
 
+@pytest.mark.heavy
 def test_a_folder_of_photographs_becomes_searchable_with_a_ready_model(
     data: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from wentu import formats
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import FormatError, InputError
 from wentu.formats import read_manifest
-from wentu.stages.features import Config, features
+from wentu.stages.features import Config, features, rows_of
 from wentu.store import COMPACT_ABOVE, SegmentRef, Store, read_reuse
 
 Refresh = Callable[..., Any]
@@ -97,6 +97,61 @@ def test_the_size_of_a_batch_changes_nothing(built: Any, tmp_path: Path, size: i
     assert ours.keys() == theirs.keys()
     for picture, vector in ours.items():
         np.testing.assert_allclose(vector, theirs[picture], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_shards_are_the_whole_to_the_bit(built: Any, tmp_path: Path, size: int) -> None:
+    """Also where there are fewer batches than shards."""
+    common: dict[str, Any] = {
+        "catalog": built.catalog,
+        "bundle": built.winner,
+        "pictures": str(built.collection),
+        "store": str(tmp_path / "store"),
+    }
+    whole = tmp_path / "whole"
+    features(**common, out=whole, config=Config(embed_batch_size=size))
+    parts = [tmp_path / f"part-{number}" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        config = Config(embed_batch_size=size, shards=3)
+        features(**common, out=part, config=config, shard=number)
+    for name in ("ids.npy", "vectors.npy"):
+        together = np.concatenate([np.load(part / name) for part in parts])
+        assert together.tobytes() == np.load(whole / name).tobytes()
+    assert len({(part / "reuse.json").read_bytes() for part in [whole, *parts]}) == 1
+    found = [read_manifest(part, "features") for part in parts]
+    assert [each.inputs["shard"] for each in found] == ["1/3", "2/3", "3/3"]
+    embedded = [each.counts["embedded"] for each in found]
+    assert max(embedded) - min(embedded) <= size
+    for name in ("pictures", "embedded", "reused"):
+        assert sum(each.counts[name] for each in found) == read_manifest(whole).counts[name]
+
+
+@pytest.mark.parametrize(("shard", "shards"), [(3, 2), (-1, 2), (2, 1)])
+def test_a_shard_that_is_not_there_is_refused(
+    built: Any, tmp_path: Path, shard: int, shards: int
+) -> None:
+    with pytest.raises(InputError, match=rf"--shard {shard}: with --shards {shards} there are 1"):
+        features(
+            catalog=built.catalog,
+            bundle=built.winner,
+            pictures=str(built.collection),
+            store=str(tmp_path / "store"),
+            out=tmp_path / "out",
+            config=Config(shards=shards),
+            shard=shard,
+        )
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5, 30])
+@pytest.mark.parametrize("fresh", [[], [3], [*range(20)], [0, 4, 5, 6, 11, 12, 19]])
+def test_shards_are_even_runs_that_leave_no_row_out(shards: int, fresh: list[int]) -> None:
+    config, rows = Config(shards=shards, embed_batch_size=2), np.array(fresh, np.intp)
+    runs = [rows_of(number, config, rows, 20) for number in range(1, shards + 1)]
+    assert [row for run in runs for row in range(20)[run]] == [*range(20)]
+    batches = [-(-len([row for row in range(20)[run] if row in fresh]) // 2) for run in runs]
+    assert max(batches) - min(batches) <= 1
+    assert sum(batches) == -(-len(fresh) // 2)
+    assert rows_of(0, config, rows, 20) == slice(0, 20)
 
 
 def test_mistake_01_copies_of_pictures_cost_no_vector(

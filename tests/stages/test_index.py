@@ -14,6 +14,8 @@ import pytest
 from wentu import ann, formats
 from wentu.errors import FormatError, InputError, QualityError
 from wentu.formats import read_manifest
+from wentu.stages.features import Config as Embedding
+from wentu.stages.features import features
 from wentu.stages.index import Config, index
 
 
@@ -74,11 +76,84 @@ def test_where_nothing_is_new_there_is_no_segment(
 
 
 def test_the_same_input_gives_the_same_bytes(built: Any, tmp_path: Path) -> None:
-    index(catalog=built.catalog, features=built.features, out=tmp_path / "again", config=Config())
+    index(catalog=built.catalog, features=[built.features], out=tmp_path / "again", config=Config())
     ours, theirs = (
         formats.folder_sha256(folder / "segment") for folder in (tmp_path / "again", built.index)
     )
     assert ours == theirs
+
+
+# --- shards -----------------------------------------------------------------------------------
+
+
+def embed(
+    built: Any, out: Path, shard: int, shards: int = 3, size: int = 3, pointer: int = 0
+) -> Path:
+    features(
+        catalog=built.catalog,
+        bundle=built.winner,
+        pictures=str(built.collection),
+        store=built.store,
+        out=out,
+        config=Embedding(embed_batch_size=size, shards=shards),
+        shard=shard,
+        pointer=pointer,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def shards(built: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The first, second and third part of what ``built`` embeds."""
+    root = tmp_path_factory.mktemp("shards")
+    return [embed(built, root / str(number), number) for number in (1, 2, 3)]
+
+
+def test_shards_give_the_segment_of_the_whole_to_the_byte(
+    built: Any, shards: list[Path], tmp_path: Path
+) -> None:
+    whole = embed(built, tmp_path / "whole", 0, shards=1)
+    index(catalog=built.catalog, features=[whole], out=tmp_path / "a", config=Config())
+    mixed = [shards[2], shards[0], shards[1]]
+    index(catalog=built.catalog, features=mixed, out=tmp_path / "b", config=Config())
+    ours, theirs = (formats.folder_sha256(tmp_path / name) for name in "ba")
+    assert ours == theirs
+    assert ours.keys() > {"reuse.json", "segment/vectors.npy", "segment/index.faiss"}
+    counts = read_manifest(tmp_path / "b", "index").counts
+    assert counts == {"vectors": 24, "recall_at_10": 1.0}
+    again = tmp_path / "again"
+    index(catalog=built.catalog, features=shards, out=again, config=Config())
+    assert read_manifest(again).digest == read_manifest(tmp_path / "b").digest
+
+
+def test_shards_that_are_not_one_embedding_are_refused(
+    built: Any, shards: list[Path], tmp_path: Path
+) -> None:
+    def refused(*parts: Path, error: type[Exception] = InputError, says: str) -> None:
+        with pytest.raises(error, match=says):
+            index(catalog=built.catalog, features=parts, out=tmp_path / "out", config=Config())
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+    one, two, three = shards
+    refused(one, three, says=r"given are the shards 1/3, 3/3; give all")
+    refused(one, two, two, says=r"shard 2/3 is in .*2 already; name each once")
+    refused(built.features, one, two, says=r"given are the shards 1/1, 1/3, 2/3; give all")
+    later = embed(built, tmp_path / "later", 3, pointer=1)
+    refused(one, two, later, says="not of one embedding of --catalog")
+    other = embed(built, tmp_path / "other", 2, size=10)
+    refused(one, other, three, error=FormatError, says="each once: they were cut with different")
+
+
+def test_vectors_of_another_catalog_are_refused(
+    built: Any, built_closed: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="not of one embedding of --catalog"):
+        index(
+            catalog=built_closed.catalog,
+            features=[built.features],
+            out=tmp_path / "out",
+            config=Config(),
+        )
 
 
 def test_an_index_that_misses_its_vectors_is_refused(built: Any, tmp_path: Path) -> None:
@@ -88,15 +163,15 @@ def test_an_index_that_misses_its_vectors_is_refused(built: Any, tmp_path: Path)
     with pytest.raises(
         QualityError, match=r"finds 0\.000 of the true nearest, --min-recall is 0\.9"
     ):
-        index(catalog=built.catalog, features=features, out=tmp_path / "out", config=Config())
+        index(catalog=built.catalog, features=[features], out=tmp_path / "out", config=Config())
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_unfinished_input_is_refused(built: Any, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="is not finished"):
-        index(catalog=built.catalog, features=tmp_path, out=tmp_path / "o", config=Config())
+        index(catalog=built.catalog, features=[tmp_path], out=tmp_path / "o", config=Config())
     with pytest.raises(InputError, match="written by the stage pairs; here one of features"):
-        index(catalog=built.catalog, features=built.catalog, out=tmp_path / "o", config=Config())
+        index(catalog=built.catalog, features=[built.catalog], out=tmp_path / "o", config=Config())
 
 
 def test_options_that_cannot_work_are_refused() -> None:

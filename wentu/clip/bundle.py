@@ -13,6 +13,7 @@ No torch is needed to use one. Its digest is that of these files, so equal model
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from wentu.clip.processor import Processor
 from wentu.errors import FormatError
 from wentu.formats import FORMAT, batched, digest_of, file_sha256, read_json
+from wentu.language import pick
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +35,7 @@ PARTS = (BUNDLE, "text.onnx", "image.onnx", "tokenizer.json")
 EXTRA = ("history.json", "training_groups.json")
 """What a bundle brings along from its training; not part of its identity."""
 Features = npt.NDArray[np.float32]
+CUDA = "CUDAExecutionProvider"
 
 
 def bundle_digest(folder: Path) -> str:
@@ -41,8 +44,23 @@ def bundle_digest(folder: Path) -> str:
     return digest_of({name: file_sha256(folder / name) for name in (*PARTS, *extra)})
 
 
+def gpu_count() -> int:
+    """How many NVIDIA GPUs the driver shows; 0 where there is no driver. No toolkit is needed."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) == 0:
+            driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError):
+        return 0
+    return count.value
+
+
 def session(path: Path, threads: int = 0) -> Any:
-    """An ONNX Runtime session: the GPU's where there is one, else the CPU's.
+    """An ONNX Runtime session: the GPU's where there is one, else the CPU's (see ``device_note``).
+
+    ONNX Runtime's build for GPUs is asked for one only where the driver shows one: it would fall
+    back by itself, with a page of errors.
 
     Args:
         threads: inside one operator; 0: one per core.
@@ -52,8 +70,12 @@ def session(path: Path, threads: int = 0) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in ort.get_available_providers()]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if CUDA in ort.get_available_providers() and gpu_count():
+        ort.preload_dlls()  # CUDA and cuDNN of the packages beside it, not of the system
+        # In TF32, the default, a vector would differ from a CPU's in its third decimal; queries
+        # may be embedded by either.
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))
     return ort.InferenceSession(str(path), options, providers=providers)
 
 
@@ -84,10 +106,26 @@ class Bundle:
             ) from None
         self._sessions: dict[str, Any] = {}
 
-    def _run(self, name: str, batch: npt.NDArray[Any]) -> Features:
+    def _session(self, name: str) -> Any:
         if name not in self._sessions:
             self._sessions[name] = session(self.folder / f"{name}.onnx")
-        opened = self._sessions[name]
+        return self._sessions[name]
+
+    def device_note(self) -> str:
+        """Where pictures are embedded, as a sentence; empty where a CPU was all to be expected."""
+        import onnxruntime as ort
+
+        if CUDA in self._session("image").get_providers():
+            return pick("embedding on the GPU (CUDA)", "在 GPU(CUDA)上嵌入")
+        if CUDA in ort.get_available_providers():
+            return pick(
+                "embedding on the CPU: ONNX Runtime is here in its build for GPUs, but no GPU is",
+                "在 CPU 上嵌入：安装的是 GPU 版 ONNX Runtime，但本机没有可用的 GPU",
+            )
+        return ""
+
+    def _run(self, name: str, batch: npt.NDArray[Any]) -> Features:
+        opened = self._session(name)
         shape = opened.get_inputs()[0].shape
         if name == "text" and isinstance(shape[1], int):  # 0 is [PAD]
             batch = np.pad(batch, ((0, 0), (0, shape[1] - batch.shape[1])))

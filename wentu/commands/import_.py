@@ -11,13 +11,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from wentu.commands.options import console as make_console
 from wentu.commands.options import make_command, make_option
 from wentu.language import pick
+from wentu.listing import Listing
 from wentu.progress import Reporter
 from wentu.settings import store_place
 from wentu.storage import portable
@@ -130,29 +131,27 @@ def publish(
         yield str(Unpacker(db, root).take(sources, report))
         written = write_captions(db, sources, root, "")
     captions = "\n".join(portable(str(path)) for path in written) or "none"
-    rows, digest = listed(vault, root, captions, report)
+    found = listed(vault, root, captions, work, report)
     collection = LocalCollection(str(root), root)
-    yield catalogue(catalog, collection, rows, memory, digest, report)
+    yield catalogue(catalog, collection, found, memory, found.digest, report)
     yield str(
         gather(catalog, collection, memory, features, work / "bundle", vault, vectors, report)
     )
-    index.index(catalog=catalog, features=vectors, out=work / "index", config=index.Config())
+    index.index(catalog=catalog, features=[vectors], out=work / "index", config=index.Config())
     number = before.number if before else 0
-    yield promoted(vault, work, digest, portable(str(root)), captions, number)
+    yield promoted(vault, work, found.digest, portable(str(root)), captions, number)
 
 
-def listed(vault: Store, root: Path, captions: str, report: Reporter) -> tuple[list[Any], str]:
+def listed(vault: Store, root: Path, captions: str, work: Path, report: Reporter) -> Listing:
     """The inventory of the pictures, as a later run lists them: then it finds nothing changed."""
     from wentu.collection import LocalCollection, Skipped
     from wentu.stages import inventory
 
     skipped = Skipped()
-    rows = list(
-        inventory.listing(LocalCollection(str(root), root), captions, vault, report, skipped)
-    )
-    digest = inventory.listing_digest(rows)
-    vault.put_inventory(digest, rows, skipped.examples)
-    return rows, digest
+    rows = inventory.listing(LocalCollection(str(root), root), captions, vault, report, skipped)
+    found = Listing.write(work / "listing", rows)
+    vault.put_inventory(found, skipped.examples)
+    return found
 
 
 def promoted(

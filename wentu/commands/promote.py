@@ -63,7 +63,7 @@ def accept(store: Store, name: str) -> None:
             f"the run {run['run_id']} trained no candidate that could be promoted.",
             f"运行 {run['run_id']} 没有训练出可以发布的候选模型。",
         )
-    released = {store.release(each.release).model for each in store.pointers()}
+    released = {release.model for _, release in store.history()}
     if candidate in released:
         raise InputError(
             f"the candidate of {run['run_id']} was released already; to go back to it: wentu "

@@ -89,8 +89,11 @@ def rolled_back(store: Store, release: str | None) -> Pointer:
             raise InputError(
                 "there is no earlier model to go back to.", "没有可以回退的更早的模型。"
             )
-    store.verify(store.release(release))
-    found = store.publish(release, after=pointer.number, reason="rollback", pinned=True)
+    chosen = store.release(release)
+    store.verify(chosen)
+    # Of one that gc went over the id is another one: that of what it holds now.
+    name = store.write_release(chosen)
+    found = store.publish(name, after=pointer.number, reason="rollback", pinned=True)
     use_tracking(store)
     repair_aliases(store)
     return found
@@ -99,8 +102,8 @@ def rolled_back(store: Store, release: str | None) -> Pointer:
 def earlier_model(store: Store, model: str) -> str | None:
     """The newest release of the model before ``model``: what was left by a rollback is not back."""
     before: list[str] = []
-    for pointer in store.pointers():
-        if store.release(pointer.release).model == model:
+    for pointer, release in store.history():
+        if release.model == model:
             break
         before.append(pointer.release)
     return before[-1] if before else None

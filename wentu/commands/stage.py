@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +34,14 @@ WORDS = {
         "模型包：export_onnx 的输出或 evaluate 的优胜者。",
     ),
     "winner": ("Folder to write the better bundle into.", "写入较优模型包的目录。"),
-    "features": ("Output of features.", "features 的输出。"),
+    "features": (
+        "Output of features; of several shards, once for each.",
+        "features 的输出；分为多份时每份给一次。",
+    ),
+    "shard": (
+        "Which of --shards parts to do, from 1; 0: all of them.",
+        "处理 --shards 中的第几份(从 1 起)；0：全部。",
+    ),
     "index": ("Output of index.", "index 的输出。"),
     "evaluation": ("Output of evaluate.", "evaluate 的输出。"),
     "pointer": ("Number of the store's pointer to compare with.", "用于比较的仓库指针编号。"),
@@ -56,17 +64,20 @@ def command(name: str) -> click.Command:
     options: list[click.Option] = []
     paths: list[str] = []
     for each in inspect.signature(verb).parameters.values():
-        if each.name == "config":
+        if each.name in ("config", "launcher"):  # which is no place, and no option
             continue
         required = each.default is inspect.Parameter.empty and each.name != "store"
         kind_of: Any = hints[each.name]
-        if kind_of in (Path, Path | None):
+        several = kind_of == Sequence[Path]
+        if several or kind_of in (Path, Path | None):
             paths.append(each.name)
-            required = required and kind_of is Path
+            required = required and kind_of != Path | None
             kind_of = str
         default = None if each.default is inspect.Parameter.empty else each.default
         text = pick(*(WORDS.get(each.name) or HELP[each.name]))
-        options.append(make_option(each.name, kind_of, default, text, required=required))
+        options.append(
+            make_option(each.name, kind_of, default, text, required=required, multiple=several)
+        )
     known = {option.name for option in options}
     configured = [each for each in fields(kind) if each.name not in known]
     types = get_type_hints(kind)
@@ -83,7 +94,7 @@ def command(name: str) -> click.Command:
 
     def call(**given: Any) -> None:
         values = {key: value for key, value in given.items() if value is not None}
-        values |= {key: Path(values[key]) for key in paths if key in values}
+        values |= {key: as_path(values[key]) for key in paths if key in values}
         if "tsv" in paths and "tsv" not in values:
             values["tsv"] = values["out"] / "tsv"
         if "store" in inspect.signature(verb).parameters:
@@ -94,3 +105,8 @@ def command(name: str) -> click.Command:
         verb(config=config, **{key: values[key] for key in accepted & values.keys()})
 
     return make_command(name, call, options)
+
+
+def as_path(given: str | tuple[str, ...]) -> Path | list[Path]:
+    """What was given for a path, or for several."""
+    return Path(given) if isinstance(given, str) else [Path(each) for each in given]

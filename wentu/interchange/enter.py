@@ -295,7 +295,8 @@ def gather(
         gatherer.complete(store, report)
         vectors.flush()
     np.save(out / "ids.npy", ids)
-    write_json(out / "reuse.json", {"model": model, "dimension": opened.dimension, "segments": []})
+    reuse = {"model": model, "dimension": opened.dimension, "pictures": len(ids), "segments": []}
+    write_json(out / "reuse.json", reuse)
     inputs = {"pairs": read_manifest(catalog, "pairs").digest, "model": model}
     write_manifest(out, Manifest(stage="features", config={}, inputs=inputs))
     return gatherer.found

@@ -8,9 +8,12 @@ model needs comes from one step of it in shapes (see training/cost.py). Expect m
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from wentu.clip.encoder import find_bundle
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
 from wentu.collection import Collection, Skipped, open_collection
 from wentu.errors import InputError
+from wentu.listing import Listing, pictures_of
 from wentu.orchestrate.live import FLOW
 from wentu.orchestrate.parameters import config_of
 from wentu.progress import Reporter
@@ -64,37 +68,44 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     """Look at the collection as inventory would, and add up. Writes nothing but cached digests."""
     source, store = open_collection(str(values["pictures"])), Store(str(values["store"]))
     captions = str(values["captions"])
-    rows = list(inventory.listing(source, captions, store, Reporter(), Skipped()))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = inventory.listing(source, captions, store, Reporter(), Skipped())
+        listed = Listing.write(Path(folder) / "listing", rows)
+        return _estimate(values, source, store, listed)
+
+
+def _estimate(
+    values: Mapping[str, Any], source: Collection, store: Store, listed: Listing
+) -> Estimate:
     config, settings = config_of("inventory", values), config_of("finetune", values)
     assert isinstance(config, inventory.Config)
     assert isinstance(settings, Training)
     model, missing = start_of(values)
     answer = inventory.decide(
         store,
-        rows,
-        inventory.listing_digest(rows),
-        captions,
+        listed,
+        str(values["captions"]),
         model,
         training_settings(pairs=config_of("pairs", values).text(), finetune=settings.text()),
         config,
     )
-    files = [row for row in rows if row[0] == "picture"]
-    pairs = count_pairs(values, len(files))
+    files = listed.pictures
+    pairs = count_pairs(values, files)
     arch = architecture_of(answer.model)
     each = cost.forward(arch)
     both = each.image + each.text
-    decode = decode_seconds(source, [row[1] for row in files])
+    decode = decode_seconds(source, listed)
     rate, learning = EFFICIENCY * matrix_rate(), training_rate(settings)
     compute = {
-        "pairs": decode * len(files),
+        "pairs": decode * files,
         "finetune": passes(settings) * both * pairs * settings.epochs / learning,
-        "evaluate": 3 * both * len(files) * float(values["test_fraction"]) / rate,
-        "features": len(files) * (decode + each.image / rate),
+        "evaluate": 3 * both * files * float(values["test_fraction"]) / rate,
+        "features": files * (decode + each.image / rate),
     }
     stages = FLOW[answer.decision]
     seconds = {name: START_SECONDS.get(name, 2.0) + compute.get(name, 0.0) for name in stages}
-    size = sum(row[2] for row in files)
-    disk = {"thumbnails": 8e3 * len(files), "vectors": 8.0 * arch.embed_dim * len(files)}
+    size = listed.size
+    disk = {"thumbnails": 8e3 * files, "vectors": 8.0 * arch.embed_dim * files}
     memory, gpu_memory = cost.LIBRARIES + 8.0 * each.parameters, 0.0
     if answer.decision == "train":
         disk |= {"tsv": 1.34 * size, "lmdb": 1.5 * size, "weights": 40.0 * each.parameters}
@@ -106,7 +117,7 @@ def estimate(values: Mapping[str, Any]) -> Estimate:
     return Estimate(
         decision=answer.decision,
         reason=answer.reason,
-        pictures=len(files),
+        pictures=files,
         pairs=pairs,
         seconds=seconds,
         disk=disk if answer.decision != "skip" else {},
@@ -180,9 +191,10 @@ def matrix_rate(side: int = 1024, seconds: float = 0.4) -> float:
     return 2.0 * side**3 * count / (time.monotonic() - began)
 
 
-def decode_seconds(source: Collection, paths: list[str], sample: int = 16) -> float:
+def decode_seconds(source: Collection, listed: Listing, sample: int = 16) -> float:
     """Mean seconds to decode one of the pictures, on two cores or more about half of one core's."""
-    chosen = paths[:: max(1, len(paths) // sample)][:sample]
+    every = max(1, listed.pictures // sample)
+    chosen = [row[1] for row in islice(pictures_of(listed), 0, every * sample, every)]
     began = time.monotonic()
     for path in chosen:
         try:

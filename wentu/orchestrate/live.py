@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,57 @@ class StageView:
     note: str = ""
     error: str = ""
     exit_code: int = 1
+    log: str = ""
+    """What the log of the process that failed is called, in the run's folder of logs."""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Change by what one process of the stage reported."""
+        kind = event["event"]
+        if kind == "start":
+            self.status, self.started = "running", event["time"]
+        elif kind == "progress":
+            self.progress = event
+        elif kind == "note":
+            self.note = event["text"]
+        elif kind == "done":
+            self.status, self.seconds, self.counts = "done", event["seconds"], event["counts"]
+        elif kind == "error":
+            self.status, self.seconds = "failed", event["seconds"]
+            self.error, self.exit_code = event["text"], event["exit_code"]
+
+    def gather(self, shards: Collection[StageView], number: int) -> None:
+        """Become the sum of ``shards``, those of ``number`` that were heard of."""
+        failed = next((each for each in shards if each.error), None)
+        over = [each for each in shards if each.status == "done"]
+        self.status = "done" if len(over) == number else "running"
+        self.started = min(each.started for each in shards)
+        ends = [each.started + each.seconds for each in shards if each.seconds]
+        self.seconds = max(ends, default=self.started) - self.started
+        names = dict.fromkeys(name for each in over for name in each.counts)
+        self.counts = {name: sum(each.counts.get(name, 0) for each in over) for name in names}
+        self.note = next((each.note for each in reversed([*shards]) if each.note), "")
+        known = [each.progress for each in shards if each.progress]
+        if known:
+            total = sum(at["total"] for at in known) * number // len(known)  # they are even
+            rate = sum(each.progress["rate"] for each in shards if self.at_work(each))
+            done = sum(at["done"] for at in known)
+            self.progress = {"label": known[-1]["label"], "done": done, "total": total}
+            self.progress["rate"] = rate
+        if failed:
+            self.status, self.error = "failed", failed.error
+            self.exit_code, self.log = failed.exit_code, failed.log
+
+    @staticmethod
+    def at_work(shard: StageView) -> bool:
+        """Does it still report how far it is?"""
+        return bool(shard.progress) and shard.status == "running"
 
 
 class RunView:
-    """Follows ``<run>/events/*.jsonl`` in a thread and draws; a context manager."""
+    """Follows ``<run>/events/*.jsonl`` in a thread and draws; a context manager.
+
+    The shards of a stage are drawn as one, their figures summed.
+    """
 
     EVERY = 0.2
     """Seconds between looks."""
@@ -51,6 +99,9 @@ class RunView:
         self._events, self._console = run_dir / "events", console
         self._offsets: dict[str, int] = {}
         self.stages: dict[str, StageView] = {name: StageView(name=name) for name in STAGES}
+        self._shards: dict[str, dict[str, StageView]] = {name: {} for name in STAGES}
+        self._number: dict[str, int] = {}
+        """Of shards, by stage."""
         self.decision: dict[str, Any] = {}
         self._stop = threading.Event()
         self._live: Any = None
@@ -69,23 +120,19 @@ class RunView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._read()
+        self.read()
         if self._live:
             self._live.update(self.table())
             self._live.stop()
 
     def finish(self, succeeded: bool) -> None:
         """Settle what no event said: a stage of the flow that never ran was cached."""
-        self._read()
+        self.read()
         for view in self.flow():
             if view.status == "waiting" and succeeded:
                 view.status = "cached"
             elif view.status == "running":
-                view.status = "failed"
-
-    def look(self) -> None:
-        """Take in what happened since the last look."""
-        self._read()
+                view.status = "done" if self._all_done(view) else "failed"
 
     def flow(self) -> list[StageView]:
         """The stages of this run, as far as it is known which they are."""
@@ -98,43 +145,48 @@ class RunView:
 
     def _follow(self) -> None:
         while not self._stop.wait(self.EVERY):
-            self._read()
+            self.read()
             if self._live:
                 self._live.update(self.table())
 
-    def _read(self) -> None:
-        for name in STAGES:
-            path = self._events / f"{name}.jsonl"
-            if not path.exists():
-                continue
+    def read(self) -> None:
+        """Take in what happened since the last look."""
+        order = {name: place for place, name in enumerate(STAGES)}
+        found = [(order.get(path.stem.partition("-")[0]), path) for path in self._events.glob("*")]
+        for _, path in sorted((place, path) for place, path in found if place is not None):
             with path.open("rb") as file:
-                file.seek(self._offsets.get(name, 0))
+                file.seek(self._offsets.get(path.stem, 0))
                 block = file.read()
             whole = block[: block.rfind(b"\n") + 1]
-            self._offsets[name] = self._offsets.get(name, 0) + len(whole)
+            self._offsets[path.stem] = self._offsets.get(path.stem, 0) + len(whole)
             for line in whole.splitlines():
-                self._take(self.stages[name], json.loads(line))
+                self._take(path.stem, json.loads(line))
 
-    def _take(self, view: StageView, event: dict[str, Any]) -> None:
-        kind = event["event"]
+    def _take(self, stem: str, event: dict[str, Any]) -> None:
+        """stem: of the file of events: a stage, or a shard of it (features-2)."""
+        name, kind = stem.partition("-")[0], event["event"]
+        view, shards = self.stages[name], self._shards[name]
         if kind == "start":
-            self._settle_before(view.name)
-            view.status, view.started = "running", event["time"]
-        elif kind == "progress":
-            view.progress = event
-        elif kind == "note":
-            view.note = event["text"]
-        elif kind == "tell":  # above the table, where it stays
+            self._settle_before(name)
+        if name == stem:
+            view.take(event)
+        else:
+            shard = shards.setdefault(stem, StageView(name=name, log=stem))
+            shard.take(event)
+            if kind == "start":
+                self._number[name] = int(event["shard"].partition("/")[2])
+            view.gather(shards.values(), self._number[name])
+        if kind == "tell":  # above the table, where it stays
             self._console.print(escape(event["text"]), soft_wrap=True)
         elif kind == "decision":
             self.decision = event
-        elif kind == "done":
-            view.status, view.seconds, view.counts = "done", event["seconds"], event["counts"]
-        elif kind == "error":
-            view.status, view.seconds = "failed", event["seconds"]
-            view.error, view.exit_code = event["text"], event["exit_code"]
-        if not self._live:
+        if not self._live and (kind != "done" or view.status == "done"):
             self._say(view, kind)
+
+    def _all_done(self, view: StageView) -> bool:
+        """Of a stage in shards: is none of those that were heard of at work? Others were cached."""
+        shards = self._shards[view.name].values()
+        return bool(shards) and all(each.status == "done" for each in shards)
 
     def _settle_before(self, name: str) -> None:
         """A stage that starts shows that the ones before it are done: those unseen were cached."""
@@ -145,6 +197,10 @@ class RunView:
                 view.status = "cached"
                 if not self._live:
                     self._console.print(f"{view.name}: {pick('cached', '沿用缓存')}")
+            elif view.status == "running" and self._all_done(view):
+                view.status = "done"
+                if not self._live:
+                    self._say(view, "done")
 
     def _say(self, view: StageView, kind: str) -> None:
         """Plain lines for a log."""

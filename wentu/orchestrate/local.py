@@ -23,6 +23,7 @@ from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
 from wentu.orchestrate.live import RunView
 from wentu.orchestrate.parameters import packaged, packed
+from wentu.stages.finetune import no_cluster
 from wentu.storage import Folder, is_remote
 from wentu.store import Store, now
 
@@ -49,6 +50,8 @@ def run(values: Mapping[str, Any], console: Console) -> Outcome:
     Raises InputError where another run works on the store, StageError where a stage failed.
     """
     store = Store(str(values["store"]))
+    if values["nodes"] > 1:
+        raise no_cluster(values["nodes"])
     if "python3" in str(store.storage.home):
         raise InputError(
             f"--store {store.storage.home}: the local runner cannot work under a path that "
@@ -185,7 +188,7 @@ def _failure(shown: RunView, folder: Path, error: Exception | None) -> StageErro
         return StageError(
             f"the run failed: {error}; see {log}.", f"运行失败：{error}；详见 {log}。"
         )
-    log = folder / "logs" / f"{view.name}.log"
+    log = folder / "logs" / f"{view.log or view.name}.log"
     failure = StageError(
         f"{view.name}: {view.error}\nLog: {log}", f"{view.name}:{view.error}\n日志：{log}"
     )

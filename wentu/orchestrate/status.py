@@ -82,7 +82,7 @@ def local_status(store: Store, run_id: str) -> tuple[Shape, RunView]:
     run = next(each for each in runs(store) if each["run_id"] == run_id)
     folder: Path = store.storage.home / f"runs/{run_id}"
     view = RunView(folder, Console(file=io.StringIO()))
-    view.look()
+    view.read()
     found = _of_file(run)
     if run["status"] == "running" and is_alive(folder):
         began = datetime.fromisoformat(run["started"])
@@ -118,7 +118,7 @@ class ClusterView(RunView):
         """How the run ended; empty while it has not."""
         return ENDED.get(str(self.run.state), "") if self.run else ""
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Ask for the run; a server that is gone for a while is asked again later."""
         try:
             self.run = self._cluster.run(self._run_id)
@@ -186,7 +186,7 @@ def cluster_status(cluster: Cluster, run_id: str, console: Console) -> tuple[Sha
 def wait(cluster: Cluster, run_id: str, console: Console) -> Shape:
     """Follow a run until it ends; StageError where it fails, naming the stage and its reason."""
     view = ClusterView(cluster, run_id, console)
-    view.look()
+    view.read()
     with view:
         while not view.ended:
             if view.trouble and (view.run is None or time.monotonic() - view.heard > PATIENCE):

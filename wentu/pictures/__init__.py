@@ -22,7 +22,7 @@ from wentu.pictures.copies import (
     near_duplicate,
     thumbnail,
 )
-from wentu.pictures.decoding import MAX_PIXELS, MAX_SIDE, decode
+from wentu.pictures.decoding import MAX_PIXELS, MAX_SIDE, decode, exif_orientation
 from wentu.pictures.opening import PictureError
 from wentu.pictures.preparing import (
     MEAN,
@@ -49,6 +49,7 @@ __all__ = [
     "Preprocessing",
     "augment",
     "decode",
+    "exif_orientation",
     "fingerprint",
     "near_duplicate",
     "normalize",

@@ -1,7 +1,7 @@
 """Bytes -> the first frame, upright, on white, RGB.
 
 Unusual here: damaged EXIF never costs a picture. The one field that we need is read by our own 20
-lines (``_orientation``), because Pillow's reader warns, and silencing a warning
+lines (``exif_orientation``), because Pillow's reader warns, and silencing a warning
 (``warnings.catch_warnings``) is not safe in a thread pool. Colour profiles are not applied: a
 Display P3 photo comes out slightly paler, here as in everything Chinese-CLIP was trained on.
 """
@@ -67,7 +67,7 @@ def _read(data: bytes, max_pixels: int) -> tuple[Image, int]:
     _check_size(opened.size, max_pixels)
     if isinstance(opened, ImageFile.ImageFile):
         opened.load()
-        return opened, _orientation(opened.info.get("exif"))
+        return opened, exif_orientation(opened.info.get("exif"))
     pixels = opened.data  # libheif decodes here, turns, and may correct the size and the stride
     _check_size(opened.size, max_pixels)
     args = (opened.mode, opened.stride)
@@ -90,7 +90,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _orientation(exif: object) -> int:
+def exif_orientation(exif: object) -> int:
     """The orientation tag (0x0112) of an EXIF block, 1..8; 1 where it is missing or damaged.
 
     EXIF 2.32, sections 4.6.2 and 4.6.4: a TIFF header, then one directory of 12-byte entries.

@@ -3,6 +3,10 @@
 Reads the original files through the catalog, embeds with the bundle that will be served, and writes
 thumbnails. What the current release already holds for the same model is not embedded again: only a
 delta is written, and the release that follows is the old segments plus this one.
+
+Several processes can share the work: each is a shard, a run of the sorted ids. The runs are cut
+between whole batches of what is to be embedded, so that every picture is in the same batch, and has
+the same vector to the bit, however many shards there are.
 """
 
 from __future__ import annotations
@@ -38,15 +42,25 @@ from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
 Ids = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
+ROWS_AT_ONCE = 65_536
+"""Vectors that are copied at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
     """How to embed."""
 
     embed_batch_size: int = option(32, "Pictures embedded at once.", "一次嵌入的图片数。")
+    shards: int = option(
+        1,
+        "Parts that pictures are embedded in, each a task of its own: side by side on a cluster, "
+        "two at once here.",
+        "嵌入图片时分成的份数，每份一个任务：在集群上并行，本机同时运行两个。",
+    )
 
     def check(self) -> None:
         self.need(self.embed_batch_size >= 1, "embed_batch_size", "give 1 or more.", "至少为 1。")
+        self.need(self.shards >= 1, "shards", "give 1 or more.", "至少为 1。")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +85,25 @@ def features(
     out: Path,
     config: Config,
     pointer: int = 0,
+    shard: int = 0,
 ) -> None:
     """Write ``vectors.npy``, ``ids.npy`` and ``reuse.json``; thumbnails into the store.
 
     Args:
         catalog: output of pairs. bundle: the winner's. pictures: the collection's folder.
         pointer: number of the store's pointer to build upon; 0: none.
+        shard: which of ``config.shards`` parts to do, from 1; 0: all of them.
     """
+    named = shard_name(shard, config.shards)
     model = bundle_digest(bundle)
     inputs = {
         "pairs": read_manifest(catalog, "pairs").digest,
         "model": model,
         "pointer": str(pointer),
     }
+    inputs |= {"shard": named} if named else {}
     with (
-        Stage("features", out, config, inputs) as stage,
+        Stage("features", out, config, inputs, shard=named) as stage,
         closing(open_catalog(catalog / CATALOG)) as db,
     ):
         collection, vault = open_collection(pictures), Store(store)
@@ -93,37 +111,62 @@ def features(
         reuse = what_to_reuse(vault, pointer, model, db)
         writing = np.setdiff1d(wanted, reuse.known, assume_unique=True)
         ready = ReadyVectors(vault, reuse.vectors_from)
-        embedder = Bundle(bundle)
+        fresh = np.flatnonzero(~ready.holds(writing))
+        mine = rows_of(shard, config, fresh, len(writing))
+        fresh = fresh[np.searchsorted(fresh, mine.start) : np.searchsorted(fresh, mine.stop)]
+        fresh -= mine.start
+        ids, embedder = writing[mine], Bundle(bundle)
         vectors = np.lib.format.open_memmap(
-            out / "vectors.npy",
-            mode="w+",
-            dtype=np.float32,
-            shape=(len(writing), embedder.dimension),
+            out / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(ids), embedder.dimension)
         )
-        fresh = np.flatnonzero(
-            np.fromiter(
-                (not ready.copy(picture, vectors, row) for row, picture in enumerate(writing)),
-                dtype=bool,
-                count=len(writing),
-            )
-        )
+        ready.copy(ids, vectors)
         files = PictureFiles(db, collection)
-        embed(fresh, writing, vectors, embedder, files, vault, config, stage)
+        embed(fresh, ids, vectors, embedder, files, vault, config, stage)
         vectors.flush()
-        np.save(out / "ids.npy", writing)
+        np.save(out / "ids.npy", ids)
         write_json(
             out / "reuse.json",
             {
                 "model": model,
                 "dimension": embedder.dimension,
+                "pictures": len(writing),
                 "segments": [vars(each) for each in reuse.kept],
             },
         )
+        # What is not written at all is counted by the first shard, so that shards add up.
+        covered = len(ids) + (len(wanted) - len(writing)) * (shard <= 1)
         stage.counts |= {
-            "pictures": len(wanted),
+            "pictures": covered,
             "embedded": len(fresh),
-            "reused": len(wanted) - len(fresh),
+            "reused": covered - len(fresh),
         }
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """As "2/3"; empty for the whole. InputError where there is no such shard."""
+    if not 0 <= shard <= shards:
+        raise InputError(
+            f"--shard {shard}: with --shards {shards} there are 1 to {shards}.",
+            f"--shard {shard}：--shards {shards} 时可选 1 到 {shards}。",
+        )
+    return f"{shard}/{shards}" if shard and shards > 1 else ""
+
+
+def rows_of(shard: int, config: Config, fresh: npt.NDArray[np.intp], total: int) -> slice:
+    """Which of ``total`` rows are a shard's: even runs, in whole batches of what is embedded.
+
+    Args:
+        fresh: the rows to embed, sorted; the others are copied, which costs next to nothing.
+    """
+    size, shards = config.embed_batch_size, config.shards
+    batches = -(-len(fresh) // size)
+
+    def cut(number: int) -> int:
+        if number in (0, shards) or not len(fresh):
+            return total * number // shards
+        return int(fresh[size * (batches * number // shards)])
+
+    return slice(cut(shard - 1), cut(shard)) if shard else slice(0, total)
 
 
 def what_to_reuse(store: Store, pointer: int, model: str, db: sqlite3.Connection) -> Reuse:
@@ -188,14 +231,31 @@ class ReadyVectors:
             vectors = np.load(folder / "vectors.npy", mmap_mode="r")
             self._parts.append((ids[order], order, vectors))
 
-    def copy(self, picture: int, vectors: npt.NDArray[np.float32], row: int) -> bool:
-        """Put the picture's vector into ``vectors[row]``, if there is one."""
-        for ids, order, source in self._parts:
-            at = int(np.searchsorted(ids, picture))
-            if at < len(ids) and ids[at] == picture:
-                vectors[row] = source[order[at]]
-                return True
-        return False
+    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """[N] is there a vector of it?"""
+        found = np.zeros(len(ids), bool)
+        for known, _, _ in self._parts:
+            found |= places(known, ids) >= 0
+        return found
+
+    def copy(self, ids: Ids, vectors: npt.NDArray[np.float32]) -> None:
+        """Put the vectors that there are into ``vectors``, row by row of ``ids``."""
+        left = np.ones(len(ids), bool)
+        for known, order, source in self._parts:
+            at = places(known, ids)
+            rows = np.flatnonzero((at >= 0) & left)
+            left[rows] = False
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[first : first + ROWS_AT_ONCE]
+                vectors[some] = source[order[at[some]]]
+
+
+def places(known: Ids, ids: Ids) -> npt.NDArray[np.intp]:
+    """[N] where each of ``ids`` stands in ``known``, which is sorted; -1: nowhere."""
+    if not len(known):
+        return np.full(len(ids), -1)
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[at] == ids, at, -1)
 
 
 def embed(
@@ -236,6 +296,8 @@ def embed(
             yield ahead[0], list(ahead[1])
 
     label = pick("embedding", "嵌入")
+    if len(rows) and (text := bundle.device_note()):
+        stage.progress.note(text)
     with ThreadPoolExecutor(workers(files.collection)) as pool:
         tracked = stage.progress.track(
             batches(pool), label, len(rows), size=config.embed_batch_size

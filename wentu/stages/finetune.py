@@ -1,13 +1,15 @@
 """finetune: LMDB + starting weights -> the best checkpoint, and how it came about.
 
 One process or many, on one machine or several (see training/job.py); the first of them owns this
-stage's output. What must survive a crash is kept in the store under the digest of the inputs and
-the Config, so that the same command goes on where it was stopped, to the same bits on a CPU.
+stage's output. Machines of a cluster are started by a ``Launcher``, which this stage is given. What
+must survive a crash is kept in the store under the digest of the inputs and the Config, so that the
+same command goes on where it was stopped, to the same bits on a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +32,9 @@ ARITHMETIC = 4
 """Raised when the same data and Config would train to other weights. A training that was begun
 under another number starts anew; other changes of the code do not cost it what it has done."""
 
+Launcher = Callable[[Store, str, Job, Stage], None]
+"""Trains the job under its key, elsewhere; what came of it is in ``vault.work(key)`` then."""
+
 FEWEST = 2
 """Pictures that can be trained on."""
 
@@ -44,12 +49,14 @@ def finetune(
     out: Path,
     config: Config,
     model_digest: str = "",
+    launcher: Launcher | None = None,
 ) -> None:
     """Train and write ``epoch_best.pt``, ``epoch_latest.pt``, ``history.json`` and its plots.
 
     Args:
         lmdb: output of pack_lmdb. model: a name or a checkpoint to start from.
         model_digest: SHA-256 of the starting weights, where the caller knows it.
+        launcher: starts the training where ``config.nodes`` asks for several machines.
     """
     from wentu.clip import checkpoint
 
@@ -81,9 +88,26 @@ def finetune(
     if rank() > 0:  # one of several that torchrun started: the first one does the rest
         job(vault.storage.home / f"work/{key}").train(Reporter(), Tracker())
         return
-    with Stage("finetune", out, config, inputs) as stage, vault.work(key) as work:
-        launch(job(work), stage.progress, stage.tracker)
-        write_outputs(out, job(work), work, inputs, stage)
+    several = config.nodes > 1 and "WORLD_SIZE" not in os.environ
+    with Stage("finetune", out, config, inputs) as stage:
+        if several and launcher:
+            launcher(vault, key, job(vault.storage.home / f"work/{key}"), stage)
+        elif several:
+            raise no_cluster(config.nodes)
+        with vault.work(key) as work:
+            if not several:
+                launch(job(work), stage.progress, stage.tracker)
+            write_outputs(out, job(work), work, inputs, stage)
+
+
+def no_cluster(nodes: int) -> InputError:
+    """Several machines are asked for where there is no cluster to take them from."""
+    return InputError(
+        f"--nodes {nodes}: only a Kubernetes cluster gives machines; use `wentu submit`, or start "
+        "the stage on each machine with torchrun (see docs/fine-tuning.md).",
+        f"--nodes {nodes}：只有 Kubernetes 集群能分配多台机器；请用 wentu submit，"
+        "或用 torchrun 在每台机器上启动本阶段(见 docs/zh-CN/fine-tuning.md)。",
+    )
 
 
 def write_outputs(out: Path, job: Job, work: Path, inputs: dict[str, str], stage: Stage) -> None:

@@ -2,7 +2,8 @@
 
 The listing (path, size, digest of every picture; digests of the captions) is kept in the store
 under its own digest, and that digest is what the stages after it are cached by. A file whose size
-and time did not change is not read again.
+and time did not change is not read again. Listings are streamed: a million pictures are compared in
+the memory of a few (see wentu/listing.py).
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,15 @@ from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
+from wentu.listing import (
+    Listing,
+    Row,
+    captions_of,
+    forgotten_of,
+    key_of,
+    pictures_of,
+    side_by_side,
+)
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -124,7 +136,10 @@ def inventory(
         captions: captions files (one a line), or names, or none.
         settings: everything else that shapes a trained model (see ``training_settings``).
     """
-    with Stage("inventory", out, config, {}, track=False) as stage:
+    with (
+        Stage("inventory", out, config, {}, track=False) as stage,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         collection, vault = open_collection(pictures), Store(store)
         if same_place(pictures, store):
             raise InputError(
@@ -133,23 +148,25 @@ def inventory(
             )
         vault.claim()
         skipped = Skipped()
-        rows = list(listing(collection, captions, vault, stage.progress, skipped))
-        digest = listing_digest(rows)
-        vault.put_inventory(digest, rows, skipped.examples)
+        listed = Listing.write(
+            Path(folder) / "listing",
+            listing(collection, captions, vault, stage.progress, skipped),
+        )
+        vault.put_inventory(listed, skipped.examples)
         if skipped.total:
             stage.progress.tell(str(skipped))
-        refuse_vanished(collection.place, rows, vault, config)
-        answer = decide(vault, rows, digest, captions, model, settings, config)
+        refuse_vanished(collection.place, listed, vault, config)
+        answer = decide(vault, listed, captions, model, settings, config)
         if answer.decision == "train":
             attempt = Attempt(
-                inventory=digest,
+                inventory=listed.digest,
                 settings=_shaped_by(settings, answer.model, answer.model_digest),
-                pictures=count_pictures(rows),
+                pictures=listed.pictures,
             )
             answer = replace(answer, attempt=vault.record_attempt(attempt))
         write_json(out / "answer.json", vars(answer))
         stage.progress.emit("decision", **vars(answer))
-        stage.counts |= {"pictures": count_pictures(rows)}
+        stage.counts |= {"pictures": listed.pictures}
         if skipped.total:
             stage.counts |= {"passed_over": skipped.total}
         stage.counts |= {"decision": answer.decision}
@@ -160,21 +177,36 @@ def listing(
     collection: Collection, captions: str, store: Store, report: Reporter, skipped: Skipped
 ) -> Iterator[list[Any]]:
     """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
-    with closing(DigestCache(store.storage.home / "work/digests.sqlite")) as known:
-        found = list(collection.walk(skipped.add))
-        if not found:
+    with (
+        closing(DigestCache(store.storage.home / "work/digests.sqlite")) as known,
+        spooled(collection.walk(skipped.add)) as (count, found),
+    ):
+        if not count:
             told = f" ({skipped})" if skipped.total else ""
             raise InputError(
                 f"{collection.place} holds no picture{told}.",
                 f"{collection.place} 中没有图片{told}。",
             )
         digests = known.digests(collection, found)
-        yield from report.track(digests, pick("reading", "读取"), len(found))
+        yield from report.track(digests, pick("reading", "读取"), count)
     if captions not in NO_FILES:
         for file in caption_files(captions):
             yield ["captions", file.name, file.stat().st_size, file_sha256(file)]
     else:
         yield ["captions", captions, 0, ""]
+
+
+@contextmanager
+def spooled(found: Iterable[Found]) -> Iterator[tuple[int, Iterator[Found]]]:
+    """How many there are, and they: kept in a file, for memory would grow with their number."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogatepass") as file:
+        count = 0
+        for each in found:
+            count += 1
+            file.write(json.dumps([each.path, each.size, each.mark], ensure_ascii=False) + "\n")
+        file.seek(0)
+        rows = (json.loads(line) for line in file)
+        yield count, (Found(path=path, size=size, mark=mark) for path, size, mark in rows)
 
 
 class DigestCache:
@@ -200,23 +232,26 @@ class DigestCache:
 
         with ThreadPoolExecutor(collection.parallel) as pool:
             for part in batched(found, READ_AHEAD):
-                known = [self._known(f"{collection.top}/{each.path}", each.mark) for each in part]
+                paths = [os.fsencode(f"{collection.top}/{each.path}") for each in part]
+                known = self._known(paths, part)
                 new = [each for each, digest in zip(part, known, strict=True) if digest is None]
                 fresh = pool.map(read, new) if collection.parallel > 1 else map(read, new)
-                for each, digest in zip(part, known, strict=True):
+                for path, each, digest in zip(paths, part, known, strict=True):
                     if digest is None:
                         digest = next(fresh)
-                        self._keep(f"{collection.top}/{each.path}", each.mark, digest)
+                        self._keep(path, each.mark, digest)
                     yield ["picture", each.path, each.size if digest else 0, digest]
 
-    def _known(self, path: str, mark: str) -> str | None:
-        query = "SELECT digest FROM seen WHERE path = ? AND stat = ?"
-        row = self._db.execute(query, (os.fsencode(path), mark)).fetchone()
-        return str(row[0]) if row else None
+    def _known(self, paths: list[bytes], found: list[Found]) -> list[str | None]:
+        """The digest of each that was seen with the same mark, in one query."""
+        query = f"SELECT path, stat, digest FROM seen WHERE path IN ({', '.join('?' * len(paths))})"
+        seen = {path: (mark, digest) for path, mark, digest in self._db.execute(query, paths)}
+        pairs = ((seen.get(path), each.mark) for path, each in zip(paths, found, strict=True))
+        return [row[1] if row and row[0] == mark else None for row, mark in pairs]
 
-    def _keep(self, path: str, mark: str, digest: str) -> None:
+    def _keep(self, path: bytes, mark: str, digest: str) -> None:
         if digest:
-            values = (os.fsencode(path), mark, digest)
+            values = (path, mark, digest)
             self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", values)
 
     def close(self) -> None:
@@ -224,39 +259,40 @@ class DigestCache:
         self._db.close()
 
 
-def listing_digest(rows: list[list[Any]]) -> str:
-    """The identity of a listing."""
-    return digest_of(rows)
-
-
-def count_pictures(rows: list[list[Any]]) -> int:
-    """How many rows of a listing are pictures."""
-    return sum(1 for row in rows if row[0] == "picture")
-
-
-def compare(rows: list[list[Any]], before: Iterable[Any]) -> Changes:
-    """What changed from the listing ``before`` to ``rows``."""
-    earlier = list(before)
-    old = {row[1]: row[3] for row in earlier if row[0] == "picture"}
-    new = {row[1]: row[3] for row in rows if row[0] == "picture"}
-    shared = old.keys() & new.keys()
+def compare(rows: Iterable[Any], before: Iterable[Any]) -> Changes:
+    """What changed from the listing ``before`` to ``rows``; streams both."""
+    others: tuple[list[Row], list[Row]] = [], []
+    new = edited = deleted = 0
+    for old, row in side_by_side(pictures_of(before, others[0]), pictures_of(rows, others[1])):
+        if old is None:
+            new += 1
+        elif row is None:
+            deleted += 1
+        else:
+            edited += old[3] != row[3]
     return Changes(
-        new=len(new) - len(shared),
-        deleted=len(old) - len(shared),
-        edited=sum(1 for path in shared if old[path] != new[path]),
-        captions=captions_of(rows) != captions_of(earlier),
+        new=new,
+        deleted=deleted + forgotten_of(others[0]),
+        edited=edited,
+        captions=captions_of(others[0]) != captions_of(others[1]),
     )
 
 
-def refuse_vanished(root: str, rows: list[list[Any]], store: Store, config: Config) -> None:
+def refuse_vanished(root: str, listed: Listing, store: Store, config: Config) -> None:
     """Stop where most of what the current release serves is gone: seldom is that meant."""
     current = store.current()
     if current is None:
         return
-    before = [row for row in store.inventory(current[1].inventory) if row[0] == "picture"]
-    here = {key for row in rows if row[0] == "picture" for key in (row[1], row[3])}
-    # What was renamed or moved is still here, by its bytes.
-    total, gone = len(before), sum(row[1] not in here and row[3] not in here for row in before)
+    total, missing = 0, Counter[int]()
+    before = pictures_of(store.inventory(current[1].inventory))
+    for old, row in side_by_side(before, pictures_of(listed)):
+        total += old is not None
+        if old and row is None:
+            missing[key_of(old[3])] += 1
+    if missing.total() > config.max_deleted * total:
+        for row in pictures_of(listed):  # what was renamed or moved is still here, by its bytes
+            missing.pop(key_of(row[3]), None)
+    gone = missing.total()
     if gone > config.max_deleted * total:
         raise InputError(
             f"{gone:,} of the {total:,} pictures of the current release are not in {root}: is it "
@@ -267,15 +303,9 @@ def refuse_vanished(root: str, rows: list[list[Any]], store: Store, config: Conf
         )
 
 
-def captions_of(rows: Any) -> str:
-    """Digest of the captions' part of a listing."""
-    return digest_of([row for row in rows if row[0] == "captions"])
-
-
 def decide(
     store: Store,
-    rows: list[list[Any]],
-    digest: str,
+    listed: Listing,
     captions: str,
     model: str,
     settings: str,
@@ -289,7 +319,7 @@ def decide(
         return Answer(
             decision=decision,
             reason=reason,
-            inventory=digest,
+            inventory=listed.digest,
             model=use,
             model_digest=use_digest,
             pointer=number,
@@ -300,7 +330,7 @@ def decide(
     if trainable and not pinned:
         start, start_digest = _start(model, config.scratch)
         shaped_by = _shaped_by(settings, start, start_digest)
-        reason = _why_train(store, rows, digest, shaped_by, config)
+        reason = _why_train(store, listed, shaped_by, config)
         if reason:
             return answer("train", reason, start, start_digest)
     # Where training is not due, the model that it would start from says nothing: the one that is
@@ -311,10 +341,10 @@ def decide(
     release = current[1]
     held = pick("; pinned by a rollback: no training", ";已被回滚锁定：不训练") if pinned else ""
     same = use_digest in (release.model, release.parameters.get("served_from"))
-    if same and release.inventory == digest:
+    if same and release.inventory == listed.digest:
         reason = pick("nothing changed since the current release", "自当前版本以来没有变化")
         return answer("skip", reason + held, use, use_digest)
-    reason = str(compare(rows, store.inventory(release.inventory)))
+    reason = str(compare(listed, store.inventory(release.inventory)))
     if not same:
         reason += pick(", another model", "，换用其他模型")
     return answer("refresh", reason + held, use, use_digest)
@@ -336,25 +366,23 @@ def _shaped_by(settings: str, start: str, start_digest: str) -> str:
     return digest_of([settings, start_digest or start])
 
 
-def _why_train(
-    store: Store, rows: list[list[Any]], digest: str, settings: str, config: Config
-) -> str:
+def _why_train(store: Store, listed: Listing, settings: str, config: Config) -> str:
     """The reason to train now, or nothing."""
     last = store.last_attempt()
     if last is None:
         return pick("first training", "首次训练")
     if last.settings != settings:
         return pick("the settings of the training changed", "训练设置有变化")
-    if last.inventory == digest:
+    if last.inventory == listed.digest:
         unfinished = not store.attempt_ended()
         return pick("the last training did not finish", "上次训练没有完成") if unfinished else ""
     if store.current() is None:  # there is nothing yet that a refresh could serve with
         return pick("no training finished so far", "此前没有训练完成")
-    changes = compare(rows, store.inventory(last.inventory))
+    changes = compare(listed, store.inventory(last.inventory))
     least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
     if changes.pictures >= least:
         return pick(f"{changes} since the last training", f"自上次训练：{changes}")
-    if captions_of(rows) != captions_of(store.inventory(last.inventory)) and not changes.pictures:
+    if changes.captions and not changes.pictures:
         return pick("the captions changed since the last training", "自上次训练描述有变化")
     return ""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wentu import tracking
+from wentu import notices, tracking
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import QualityError, StaleError
 from wentu.formats import count_rows, read_manifest, write_json
@@ -86,6 +86,31 @@ def promote(
         tags = {"wentu.release": release.id, "wentu.model": release.model}
         tags |= {"wentu.note": config.note} if config.note else {}
         stage.tracker.headline({"pictures": float(release.pictures)}, tags)
+        tell(vault, release, pointer, evaluation, stage.tracker.link)
+
+
+def tell(store: Store, release: Release, pointer: int, evaluation: Path | None, link: str) -> None:
+    """A notice where a training came to its verdict, or another model is current."""
+    before = store.pointer(pointer) if pointer else None
+    same = before is not None and store.release(before.release).model == release.model
+    result: dict[str, Any] = {}
+    if evaluation is not None:
+        result = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
+    told = {"stage": "promote", "release": release.id, "link": link}
+    if result and result["winner"] != result["candidate"]:
+        reason = pick(
+            f"the trained model was not promoted: {result['verdict']['reason']}",
+            f"训练出的模型未被采用：{result['verdict']['reason']}",
+        )
+        figures = result["metrics"].get("candidate", {})
+        notices.send("rejection", reason, metrics=figures, **told)
+    elif result or not same:
+        text = pick(
+            f"release {release.id} is current, with another model and {release.pictures:,} "
+            "pictures",
+            f"版本 {release.id} 已成为当前版本，使用新的模型，共 {release.pictures:,} 张图片",
+        )
+        notices.send("promotion", text, metrics=release.metrics, **told)
 
 
 def assemble(
@@ -160,10 +185,10 @@ def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointe
 def repair_aliases(store: Store) -> None:
     """Make MLflow's aliases say what the pointer says: this model, and the one before it."""
     models: list[str] = []
-    for pointer in reversed(store.pointers()):
-        model = store.release(pointer.release).model
+    for _, release in reversed(store.history()):
+        model = release.model
         if model not in models:
             models.append(model)
         if len(models) == 2:
             break
-    tracking.repair_aliases([(model, store.model(model)) for model in models])
+    tracking.repair_aliases([(model, store.model_uri(model)) for model in models])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from wentu.formats import digest_of, file_sha256, folder_sha256, write_json
 from wentu.settings import cache_folder
 from wentu.storage import lease
 from wentu.storage.folder import absent, inside, made_once
-from wentu.storage.interface import Storage
+from wentu.storage.interface import Storage, Stored
 from wentu.storage.mirror import FILES, Mirror
 from wentu.storage.s3 import Objects, threads
 
@@ -72,6 +73,14 @@ class Bucket(Storage):
             if name and name[0] != ".":
                 yield name
 
+    def walk(self, folder: str) -> Iterator[Stored]:
+        for entry in self.objects.list(f"{folder}/" if folder else "", deep=True):
+            changed = entry.changed.timestamp() if entry.changed else 0.0
+            yield Stored(key=entry.key, size=entry.size, changed=changed)
+
+    def now(self) -> float:
+        return self.objects.now().timestamp()
+
     def delete(self, keys: Iterable[str]) -> None:
         self.objects.delete(keys)
 
@@ -118,6 +127,14 @@ class Bucket(Storage):
             part.replace(path)
 
         _each(fetch, files)
+
+    def remove(self, key: str) -> None:
+        names = {each.key for each in self.walk(key)}
+        self.delete(names & {f"{key}/{FILES}"})  # without its list a folder is not there
+        self.delete(names - {f"{key}/{FILES}"})
+        copy = self.home / key
+        copy.with_name(f".{copy.name}{FILES}").unlink(missing_ok=True)
+        shutil.rmtree(copy, ignore_errors=True)
 
     # --- locks and work ------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from typing import IO
 
 from wentu.errors import InputError
 from wentu.formats import file_sha256, write_atomic
-from wentu.storage.interface import Storage
+from wentu.storage.interface import Storage, Stored
 
 
 class Folder(Storage):
@@ -65,6 +66,21 @@ class Folder(Storage):
         if folder.is_dir():
             yield from sorted(each.name for each in folder.iterdir() if each.name[0] != ".")
 
+    def walk(self, folder: str) -> Iterator[Stored]:
+        for path, _, names in os.walk(f"{self.home}/{folder}"):
+            for name in names:
+                whole = f"{path}/{name}"
+                with suppress(FileNotFoundError):  # somebody was quicker
+                    stat = os.lstat(whole)
+                    # Not the time of its content, which a link or a copy brings along.
+                    changed = stat.st_ctime
+                    yield Stored(
+                        key=os.path.relpath(whole, self.home), size=stat.st_size, changed=changed
+                    )
+
+    def now(self) -> float:
+        return time.time()
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             with suppress(FileNotFoundError):
@@ -81,6 +97,13 @@ class Folder(Storage):
         if not path.is_dir():
             raise absent(self.place, key)
         return path
+
+    def remove(self, key: str) -> None:
+        path = self.home / key
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with suppress(FileNotFoundError):
+            path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:

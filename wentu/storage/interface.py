@@ -9,11 +9,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 REMOTE = "s3://"
 """How places in an object store begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An object as it lies there."""
+
+    key: str
+    size: int
+    """In bytes."""
+    changed: float
+    """When it came here, by the place's clock: seconds since 1970."""
 
 
 class Storage(ABC):
@@ -60,6 +72,14 @@ class Storage(ABC):
         """Names directly under a folder, sorted; hidden and temporary ones left out."""
 
     @abstractmethod
+    def walk(self, folder: str) -> Iterator[Stored]:
+        """Everything under a folder ("": the whole place), hidden and temporary objects too."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The place's clock: seconds since 1970."""
+
+    @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are no matter."""
 
@@ -70,6 +90,10 @@ class Storage(ABC):
     @abstractmethod
     def folder(self, key: str) -> Path:
         """A local copy of a folder that was put, to be read only; InputError where none was."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Take a folder away: to whoever looks it is there whole, or not at all."""
 
     @abstractmethod
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:

@@ -176,6 +176,14 @@ class Config(StageConfig):
         "本机进程数；0：每张加速卡一个，CPU 上一个。",
         shapes=False,
     )
+    nodes: int = option(
+        1,
+        "Machines of a cluster that train together, each with --nproc processes; more than 1: as a "
+        "Kubeflow TrainJob, with `wentu submit` only.",
+        "共同训练的集群机器数，每台 --nproc 个进程；大于 1 时以 Kubeflow TrainJob 运行，"
+        "仅用于 wentu submit。",
+        shapes=False,
+    )
     dist_backend: str = option(
         "auto",
         "How processes talk: auto: as the device's own, gloo on the CPU.",
@@ -191,6 +199,7 @@ class Config(StageConfig):
 
     def check(self) -> None:
         least = {"epochs": 0, "batch_size": 2, "chunk": 0, "lora": 0, "patience": 0, "nproc": 0}
+        least["nodes"] = 1
         for name, number in least.items():
             self.need(
                 getattr(self, name) >= number,

@@ -1,0 +1,195 @@
+"""`wentu serve`: the search service. Whoever can reach it may search: so it asks who may."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import click
+
+from wentu.commands.options import make_command, make_option
+from wentu.errors import InputError
+from wentu.language import pick
+from wentu.settings import store_place
+
+if TYPE_CHECKING:
+    from wentu.search.engine import Engine
+    from wentu.search.guard import Rules
+
+GRACE = 5
+"""Seconds that answers under way are given when the service is asked to end."""
+MOST_CONNECTIONS = 512
+
+
+def command() -> click.Command:
+    """The command."""
+    made = make_command("serve", execute, [])
+    made.params = [
+        make_option("store", str, "", pick("The store [WENTU_STORE].", "仓库 [WENTU_STORE]。")),
+        make_option(
+            "host",
+            str,
+            "127.0.0.1",
+            pick(
+                "Address to listen on; any but this machine's own needs WENTU_TOKEN.",
+                "监听地址；非本机地址需要设置 WENTU_TOKEN。",
+            ),
+        ),
+        make_option(
+            "port", int, 8000, pick("Port to listen on; 0: a free one.", "端口；0：任选。")
+        ),
+        make_option(
+            "collection",
+            str,
+            "",
+            pick(
+                "Where the pictures lie, to hand out originals [as when they were indexed].",
+                "图片所在位置，用于提供原图 [与建立索引时相同]。",
+            ),
+        ),
+        click.Option(
+            ["--no-token"],
+            is_flag=True,
+            help=pick("Let everybody in who can reach it.", "允许任何能访问到的人使用。"),
+        ),
+        make_option(
+            "allow_host",
+            str,
+            "",
+            pick(
+                "A name that the service may be called by; repeat  [default: on 127.0.0.1 its own, "
+                "else any].",
+                "允许的访问域名，可重复 [默认：在 127.0.0.1 上为本机名称，否则不限]。",
+            ),
+            multiple=True,
+        ),
+        make_option(
+            "root_path",
+            str,
+            "",
+            pick(
+                "Path below which a proxy shows it, as /search.", "代理所用的路径，例如 /search。"
+            ),
+        ),
+        make_option(
+            "max_upload",
+            float,
+            20.0,
+            pick("Largest picture that may be uploaded, MB.", "上传图片的最大尺寸(MB)。"),
+        ),
+    ]
+    return made
+
+
+def execute(
+    store: str | None,
+    host: str | None,
+    port: int | None,
+    collection: str | None,
+    no_token: bool,
+    allow_host: tuple[str, ...],
+    root_path: str | None,
+    max_upload: float | None,
+) -> None:
+    """Serve until asked to end."""
+    try:
+        import uvicorn
+
+        from wentu.search.app import create_app
+        from wentu.search.current import Current
+        from wentu.search.service import Service
+    except ImportError as error:
+        raise InputError(
+            f"the service needs more packages ({error}): pip install 'wentu[serve]'.",
+            f"服务需要更多软件包({error})：pip install 'wentu[serve]'。",
+        ) from None
+    from wentu.store import Store
+
+    address, number = host or "127.0.0.1", 8000 if port is None else port
+    rules = rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload)
+    place = store or store_place()
+    listening = bound(address, number)
+    url = address_of(address, listening.getsockname()[1], root_path or "")
+
+    def tell(engine: Engine) -> None:
+        click.echo(serving(engine))
+
+    service = Service(
+        current=Current(Store(place), tell=tell),
+        rules=rules,
+        collection=collection or "",
+        root_path=(root_path or "").rstrip("/"),
+    )
+    config = uvicorn.Config(
+        create_app(service),
+        log_level="warning",
+        access_log=False,  # what people look for is theirs
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        limit_concurrency=MOST_CONNECTIONS,
+        ws="none",
+    )
+    click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
+    uvicorn.Server(config).run([listening])
+
+
+def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: float) -> Rules:
+    """Who may ask; InputError where everybody could, and nobody said so."""
+    from wentu.search.guard import LOOPBACK_NAMES, Rules, is_loopback
+
+    token, own = os.environ.get("WENTU_TOKEN", "").strip(), is_loopback(host)
+    if no_token and token:
+        raise InputError(
+            "--no-token, and WENTU_TOKEN is set: leave one of them away.",
+            "同时给出了 --no-token 与 WENTU_TOKEN：请只保留一个。",
+        )
+    if not (token or no_token or own):
+        raise InputError(
+            f"--host {host} lets others in: set WENTU_TOKEN to a long secret that callers show "
+            "(Authorization: Bearer …), or say --no-token.",
+            f"--host {host} 会对其他机器开放：请把 WENTU_TOKEN 设为一个较长的密钥，"
+            "由调用者出示(Authorization: Bearer …)，或使用 --no-token。",
+        )
+    if max_upload <= 0:
+        raise InputError(
+            f"--max-upload {max_upload:g}: give more than 0 MB.",
+            f"--max-upload {max_upload:g}：应大于 0 MB。",
+        )
+    names = tuple(name.lower().strip("[]") for name in allowed)
+    if own:
+        names += (*LOOPBACK_NAMES, host.lower().strip("[]"))
+    return Rules(token=token, hosts=names, most_bytes=int(max_upload * 1_000_000))
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there; InputError where it cannot."""
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(kind, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({why}); give another --host or --port.",
+            f"无法在 {host} 的端口 {port} 上监听({why})；请换一个 --host 或 --port。",
+        ) from None
+    return listening
+
+
+def address_of(host: str, port: int, root_path: str) -> str:
+    """What to type into a browser or a program."""
+    name = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"http://{name}:{port}{root_path.rstrip('/')}"
+
+
+def serving(engine: Engine) -> str:
+    """Which release is served."""
+    release = engine.release
+    return pick(
+        f"Serving release {release.id}: {engine.pictures:,} pictures, model {release.model[:12]}.",
+        f"正在提供版本 {release.id}：{engine.pictures:,} 张图片，模型 {release.model[:12]}。",
+    )

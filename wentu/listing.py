@@ -1,0 +1,142 @@
+"""Listings of a collection, of any size in little memory: written once, read from their beginning.
+
+A listing is rows: ["picture", path, size, digest] in the order of the paths, which is what every
+walk gives, then ["captions", name, size, digest]; and ["forgotten", n] where gc dropped the rows of
+n pictures that are no more. Two listings are compared side by side, as two sorted streams.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wentu.errors import FormatError
+from wentu.formats import digest_of
+
+Row = list[Any]
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Rows as gzipped JSON lines; equal rows are equal bytes."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=5, mtime=0) as file,
+    ):
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            file.write(line.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A listing in a file of this machine; iterating reads it again."""
+
+    path: Path
+    digest: str
+    """Its identity: that of its rows."""
+    pictures: int
+    size: int
+    """Of all pictures, in bytes."""
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[Row]) -> Listing:
+        """Keep rows in a new file, gzipped, and count them on the way."""
+        seen, pictures, size = hashlib.blake2b(b"[", digest_size=16), 0, 0
+        between = b""
+        with (
+            path.open("wb") as raw,
+            gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=5, mtime=0) as file,
+        ):
+            for row in rows:
+                text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+                line = text.encode("utf-8", "surrogatepass")
+                seen.update(between + line)  # as digest_of has it of all rows at once
+                between = b","
+                file.write(line + b"\n")
+                if row[0] == "picture":
+                    pictures, size = pictures + 1, size + row[2]
+        seen.update(b"]")
+        return cls(path=path, digest=seen.hexdigest(), pictures=pictures, size=size)
+
+    def __iter__(self) -> Iterator[Row]:
+        with (
+            self.path.open("rb") as raw,
+            gzip.open(raw, "rt", encoding="utf-8", errors="surrogatepass") as file,
+        ):
+            for line in file:
+                yield json.loads(line)
+
+
+def pictures_of(rows: Iterable[Any], rest: list[Row] | None = None) -> Iterator[Row]:
+    """The rows of pictures; the others are added to ``rest``."""
+    last = ""
+    for row in rows:
+        if row[0] == "picture":
+            if last and row[1] <= last:
+                raise FormatError(
+                    f"a listing in the store is not in order ({last!r} before {row[1]!r}); begin "
+                    "another --store.",
+                    f"仓库中的清单顺序不对({last!r} 在 {row[1]!r} 之前)；请使用新的 --store。",
+                )
+            last = row[1]
+            yield row
+        elif rest is not None:
+            rest.append(row)
+
+
+def side_by_side(
+    one: Iterator[Row], other: Iterator[Row]
+) -> Iterator[tuple[Row | None, Row | None]]:
+    """Rows of two sorted streams by path: (of the first, of the other), None where it lacks it."""
+    a, b = next(one, None), next(other, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a[1] < b[1]):
+            yield a, None
+            a = next(one, None)
+        elif a is None or b[1] < a[1]:
+            yield None, b
+            b = next(other, None)
+        else:
+            yield a, b
+            a, b = next(one, None), next(other, None)
+
+
+def captions_of(rows: Iterable[Any]) -> str:
+    """Digest of the captions' part of a listing."""
+    return digest_of([row for row in rows if row[0] == "captions"])
+
+
+def forgotten_of(rows: Iterable[Any]) -> int:
+    """How many pictures gc dropped from a listing."""
+    return sum(row[1] for row in rows if row[0] == "forgotten")
+
+
+def write_without(path: Path, before: Iterable[Any], now: Iterable[Any]) -> int:
+    """Write ``before`` without the pictures that are not in ``now``, but for their number.
+
+    Returns how many rows that leaves out.
+    """
+    rest: list[Row] = []
+    gone = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal gone
+        for old, new in side_by_side(pictures_of(before, rest), pictures_of(now)):
+            if old and new:
+                yield old
+            gone += new is None
+        yield from (row for row in rest if row[0] != "forgotten")
+        yield ["forgotten", forgotten_of(rest) + gone]
+
+    write_lines(path, rows())
+    return gone
+
+
+def key_of(digest: str) -> int:
+    """The first 64 bits of a hex digest: what tells a picture from others in little memory."""
+    return int(digest[:16] or "0", 16)

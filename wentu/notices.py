@@ -1,0 +1,91 @@
+"""Notices by webhook: a JSON object POSTed to WENTU_WEBHOOK when a person may want to know.
+
+    event      promotion (another model is current), rejection (a trained one is not), failure
+    sentence   what happened, in words
+    run, stage, release, metrics, link    as far as they are known; link: MLflow's page of the run
+
+A notice never fails or delays a run: it is waited for a few seconds, and where it does not get
+through a line in the log says so. It carries no secret; the address, which may, is never logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+PATIENCE = 5.0
+"""Seconds that a notice may take."""
+
+
+def send(
+    event: str,
+    sentence: str,
+    *,
+    stage: str = "",
+    release: str = "",
+    metrics: Mapping[str, float] | None = None,
+    link: str = "",
+) -> None:
+    """Tell the webhook, if one is named; returns within PATIENCE, whatever happens."""
+    address = os.environ.get("WENTU_WEBHOOK", "").strip()
+    if not address:
+        return
+    notice = {
+        "event": event,
+        "sentence": without_credentials(sentence),
+        "run": os.environ.get("WENTU_RUN_ID", ""),
+        "stage": stage,
+        "release": release,
+        "metrics": dict(metrics or {}),
+        "link": without_credentials(link),
+    }
+    failed = ["no answer in time"]
+    # A thread: looking up a host's name has no time limit of its own.
+    sending = threading.Thread(target=_post, args=(address, notice, failed), daemon=True)
+    sending.start()
+    sending.join(PATIENCE)
+    if failed:
+        print(f"the notice of a {event} did not get through: {failed[-1]}", file=sys.stderr)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Another address than the one that was named gets neither notice nor password."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _post(address: str, notice: Mapping[str, Any], failed: list[str]) -> None:
+    try:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https"):
+            failed.append("WENTU_WEBHOOK begins with neither https:// nor http://")
+            return
+        headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "wentu"}
+        if parts.username is not None:
+            said = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers["Authorization"] = "Basic " + base64.b64encode(said).decode()
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        data = json.dumps(notice, ensure_ascii=False).encode("utf-8", "replace")
+        request = urllib.request.Request(bare, data, headers)
+        opener = urllib.request.build_opener(_NoRedirect)
+        with opener.open(request, timeout=PATIENCE):
+            failed.clear()
+    except urllib.error.HTTPError as error:
+        failed.append(f"status {error.code}")
+    except Exception as error:  # whatever it is, the run is more important
+        failed.append(type(error).__name__)
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses have lost the name and password before their host."""
+    return re.sub(r"(://)[^/\s@]*@", r"\1", text)

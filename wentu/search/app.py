@@ -1,0 +1,335 @@
+"""The HTTP service: routes, and how errors become one sentence. What they do is in the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+import wentu
+from wentu.errors import InputError, WentuError
+from wentu.search import health
+from wentu.search import query as asked
+from wentu.search import schemas as s
+from wentu.search.current import NothingServedError
+from wentu.search.engine import Engine
+from wentu.search.guard import Guard, Refusal, log
+from wentu.search.originals import media_type, without_place
+from wentu.search.service import Service, service_of
+from wentu.search.uploads import Upload, form, invalid, read_upload
+
+Here = Annotated[Service, Depends(service_of)]
+CACHED = {"Cache-Control": "private, max-age=3600"}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": s.ErrorOut} for status in (400, 401, 404, 408, 413, 415, 422, 500, 503)
+}
+api = APIRouter(prefix="/api/v1", responses=ERRORS)
+TEXT: dict[str, Any] = {"type": "string"}
+NUMBER: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 100}
+COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": s.MOST_HITS}
+OFFSET: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": s.DEEPEST}
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application; it begins to follow the store's pointer when it is started."""
+    app = FastAPI(
+        title="wentu",
+        version=wentu.__version__,
+        description="Search your pictures by text, by picture, or by a mix of both.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # its scripts come from another host
+        redoc_url=None,
+        root_path=service.root_path,
+        lifespan=service.running,
+        exception_handlers={
+            HTTPException: on_http_error,
+            RequestValidationError: on_invalid,
+            WentuError: on_our_error,
+        },
+    )
+    app.state.service = service
+    app.add_middleware(Guard, rules=service.rules, metrics=service.metrics)
+    app.include_router(api)
+    app.include_router(health.router)
+    return app
+
+
+# --- searching --------------------------------------------------------------------------------
+
+
+def page(release: str, answer: asked.Answer, offset: int) -> s.SearchOut:
+    """An answer as it goes out."""
+    hits = [
+        s.HitOut(
+            id=str(hit.id),
+            score=hit.score,
+            paths=list(hit.paths),
+            captions=list(hit.captions),
+            own_id=hit.own_id,
+        )
+        for hit in answer.hits
+    ]
+    return s.SearchOut(release=release, total=answer.total, offset=offset, hits=hits)
+
+
+def found(service: Service, query: asked.Query) -> s.SearchOut:
+    """Search the current release."""
+    with service.current.engine() as engine:
+        return page(engine.release.id, engine.find(query), query.offset)
+
+
+@api.post("/search")
+def search(service: Here, body: s.SearchBody) -> s.SearchOut:
+    """Pictures by text, by the id of a picture, or by a mix, best first."""
+    query = asked.Query(
+        text=body.text,
+        id=identity(body.id) if body.id else None,
+        negative=tuple(body.negative),
+        text_weight=body.weights.text,
+        id_weight=body.weights.id,
+        negative_weight=body.weights.negative,
+        folder=body.folder,
+        k=body.k,
+        offset=body.offset,
+    )
+    return found(service, query)
+
+
+@api.get("/search")
+def search_text(
+    service: Here,
+    q: Annotated[s.Text, Query(description="What to look for.")],
+    negative: Annotated[list[s.Text], Query(max_length=16)] = [],  # noqa: B006
+    folder: s.Folder = "",
+    k: s.Count = 20,
+    offset: s.Offset = 0,
+) -> s.SearchOut:
+    """Pictures by text, best first."""
+    query = asked.Query(text=q, negative=tuple(negative), folder=folder, k=k, offset=offset)
+    return found(service, query)
+
+
+@api.post(
+    "/search/picture",
+    openapi_extra=form(
+        text=TEXT,
+        negative=TEXT,
+        text_weight=NUMBER,
+        picture_weight=NUMBER,
+        negative_weight=NUMBER,
+        folder=TEXT,
+        k=COUNT,
+        offset=OFFSET,
+    ),
+)
+async def search_picture(service: Here, request: Request) -> s.SearchOut:
+    """Pictures like an uploaded one, and like a text where one is given, best first."""
+    weights = "text_weight", "picture_weight", "negative_weight"
+    with service.upload_slot():
+        upload = await read_upload(request, ("text", "negative", *weights, "folder", "k", "offset"))
+        query = query_of(upload)
+        release, answer = await service.with_picture(
+            upload.picture,
+            lambda engine, picture: engine.find(replace(query, picture=picture)),
+        )
+    return page(release, answer, query.offset)
+
+
+def query_of(upload: Upload) -> asked.Query:
+    """What a form asks for, still without its picture, which is decoded later."""
+    return asked.Query(
+        text=upload.field("text", s.Text, ""),
+        negative=tuple(upload.fields.get("negative", ())),
+        text_weight=upload.field("text_weight", s.Weight, 1.0),
+        picture_weight=upload.field("picture_weight", s.Weight, 1.0),
+        negative_weight=upload.field("negative_weight", s.Weight, 0.5),
+        folder=upload.field("folder", s.Folder, ""),
+        k=upload.field("k", s.Count, 20),
+        offset=upload.field("offset", s.Offset, 0),
+    )
+
+
+@api.post("/captions", openapi_extra=form(k=COUNT))
+async def captions(service: Here, request: Request) -> s.CaptionsOut:
+    """Captions of the collection that fit an uploaded picture, best first."""
+    with service.upload_slot():
+        upload = await read_upload(request, ("k",))
+        k = upload.field("k", s.Count, 10)
+        release, hits = await service.with_picture(
+            upload.picture, lambda engine, picture: engine.captions(picture, k)
+        )
+    return s.CaptionsOut(release=release, captions=[s.CaptionOut(**vars(hit)) for hit in hits])
+
+
+@api.post("/classify", openapi_extra=form(labels=TEXT))
+async def classify(service: Here, request: Request) -> s.LabelsOut:
+    """Which of some labels (``a,b,c``) an uploaded picture shows, likeliest first."""
+    with service.upload_slot():
+        upload = await read_upload(request, ("labels",))
+        labels = labels_of(upload.field("labels", s.Text, ""))
+        release, rows = await service.with_picture(
+            upload.picture, lambda engine, picture: engine.classify(picture, labels)
+        )
+    out = [s.LabelOut(label=label, probability=share) for label, share in rows]
+    return s.LabelsOut(release=release, labels=out)
+
+
+def labels_of(text: str) -> list[str]:
+    """Labels from ``a,b,c``, Chinese commas too; Refusal unless there are 2 to MOST_LABELS."""
+    parts = text.replace("，", ",").replace("、", ",").split(",")
+    labels = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not 2 <= len(labels) <= s.MOST_LABELS:
+        raise Refusal(
+            422,
+            f"labels: give 2 to {s.MOST_LABELS} different ones as a,b,c.",
+            f"labels：请给出 2 到 {s.MOST_LABELS} 个不同的标签，写作 a,b,c。",
+        )
+    return labels
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def identity(text: str) -> int:
+    """The number that an id means; NotHereError where no picture can have it."""
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text[:20]) < 2**63:
+        raise asked.NotHereError(f"there is no picture {text[:40]}.", f"没有图片 {text[:40]}。")
+    return int(text)
+
+
+@api.get("/pictures/{picture}")
+def picture(service: Here, picture: str) -> s.PictureOut:
+    """Paths, captions and the user's own id of a picture."""
+    with service.current.engine() as engine:
+        hit, _ = engine.picture(identity(picture))
+    return s.PictureOut(
+        id=str(hit.id), paths=list(hit.paths), captions=list(hit.captions), own_id=hit.own_id
+    )
+
+
+def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: a route that answers with a picture."""
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"content": dict.fromkeys(kinds, schema)}}
+
+
+@api.get("/pictures/{picture}/thumbnail", response_class=Response, responses=binary("image/jpeg"))
+def thumbnail(service: Here, picture: str) -> Response:
+    """A JPEG of at most 256 pixels a side, without metadata."""
+    with service.current.engine() as engine:
+        number = identity(picture)
+        engine.find_row(number)  # what was deleted is gone, also where its thumbnail still lies
+        return Response(engine.thumbnail(number), media_type="image/jpeg", headers=CACHED)
+
+
+@api.get("/pictures/{picture}/original", response_class=Response, responses=binary("image/*"))
+def original(
+    service: Here,
+    picture: str,
+    location: Annotated[
+        bool, Query(description="Hand out the file as it is, with where it was taken.")
+    ] = False,
+) -> Response:
+    """The picture's own file, where the collection can be read; without its metadata."""
+    with service.current.engine() as engine:
+        hit, digest = engine.picture(identity(picture))
+        data = service.originals(engine).read(hit.paths, digest)
+    kind, extension = media_type(data)
+    name = hit.paths[0].rpartition("/")[2]
+    if not location:
+        data, kind, now = without_place(data)
+        if now != extension:
+            name = f"{name}.{now}"
+    shown = f"inline; filename*=UTF-8''{quote(name.encode('utf-8', 'replace'), safe='')}"
+    return Response(data, media_type=kind, headers=CACHED | {"Content-Disposition": shown})
+
+
+@api.get("/pictures/{picture}/similar")
+def similar(
+    service: Here, picture: str, folder: s.Folder = "", k: s.Count = 20, offset: s.Offset = 0
+) -> s.SearchOut:
+    """Pictures like one of the collection, best first, without itself."""
+    query = asked.Query(id=identity(picture), folder=folder, k=k, offset=offset)
+    return found(service, query)
+
+
+@api.get("/release")
+def release(service: Here) -> s.ReleaseOut:
+    """What is searched."""
+    with service.current.engine() as engine:
+        return described(service, engine)
+
+
+def described(service: Service, engine: Engine) -> s.ReleaseOut:
+    """A release in figures; nothing of where things lie on this machine."""
+    state, release = service.current.state(), engine.release
+    pointer = state.pointer
+    return s.ReleaseOut(
+        release=release.id,
+        pointer=pointer.number if pointer else 0,
+        reason=pointer.reason if pointer else "",
+        published=pointer.created if pointer else "",
+        pinned=bool(pointer and pointer.pinned),
+        pictures=engine.pictures,
+        dimension=release.dimension,
+        model=release.model,
+        segments=[
+            s.SegmentOut(digest=each.digest, tombstones=len(each.tombstones))
+            for each in release.segments
+        ],
+        metrics=dict(release.metrics),
+        verified=state.verified,
+        originals=service.originals(engine).there(),
+        problem=state.problem,
+    )
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def answer(error: HTTPException) -> JSONResponse:
+    """A refusal as JSON."""
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def on_http_error(_: Request, error: Any) -> JSONResponse:
+    """Ours as they are; those of the libraries in our words."""
+    if isinstance(error, Refusal):
+        return answer(error)
+    words = {
+        404: ("there is nothing at this address.", "此地址没有内容。"),
+        405: ("this address does not know that method.", "此地址不支持该方法。"),
+    }
+    usual = "the body of the request cannot be read.", "无法读取请求内容。"
+    return answer(Refusal(error.status_code, *words.get(error.status_code, usual), error.headers))
+
+
+async def on_invalid(_: Request, error: Any) -> JSONResponse:
+    """The first thing that is wrong with parameters or body."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return answer(Refusal(400, "the body is no valid JSON.", "请求内容不是合法的 JSON。"))
+    name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    return answer(invalid(name[:60], str(first["msg"]).rstrip(".")))
+
+
+async def on_our_error(request: Request, error: Any) -> JSONResponse:
+    """A sentence for its sender, or a few words where it is about what is behind the service."""
+    if isinstance(error, NothingServedError):
+        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "5"})
+    if isinstance(error, InputError):
+        status = 404 if isinstance(error, asked.NotHereError) else 422
+        return JSONResponse({"error": str(error)}, status)
+    log.error("%s: %s", request.url.path, error)
+    return answer(
+        Refusal(
+            503,
+            "the store does not answer as it should; the log of the service says more.",
+            "仓库未能正常响应；详情见服务日志。",
+        )
+    )

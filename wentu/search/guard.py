@@ -1,0 +1,248 @@
+"""What stands before every answer: who may ask, how much, and how refusals read.
+
+An ASGI middleware of our own, since order matters: the language first, so that refusals are in it;
+then the host's name, the token, the size and the pace of the body. Health pages need no token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from wentu.language import Language, pick, speaking
+from wentu.search.metrics import Metrics
+
+OPEN = ("/healthz", "/readyz", "/metrics")
+"""Paths that need no token and no name: they say nothing of pictures or queries."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+DRAIN_SECONDS, DRAIN_TIMES = 5.0, 4
+"""How long, and how many times what is allowed, a body that is refused is still read and thrown
+away: else its sender would see a connection that breaks, not why."""
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+log = logging.getLogger("wentu.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is let through."""
+
+    token: str = ""
+    """Callers show it as ``Authorization: Bearer …``; empty: nobody needs to."""
+    hosts: tuple[str, ...] = ()
+    """Names that this service may be called by, without the port; empty: any."""
+    most_bytes: int = 20_000_000
+    """Of a body."""
+    body_seconds: float = 60.0
+    """Until a body has to be there."""
+
+
+class Refusal(HTTPException):
+    """An answer in the 400s or 500s with one sentence of ours."""
+
+    def __init__(
+        self, status: int, en: str, zh: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, pick(en, zh), headers)
+
+
+class Guard:
+    """See the top of this file."""
+
+    def __init__(self, app: App, rules: Rules, metrics: Metrics) -> None:
+        self.app, self.rules, self.metrics = app, rules, metrics
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # there are no websockets: closed
+        headers = Headers(raw=scope["headers"])
+        body, began = Body(receive, self.rules), time.perf_counter()
+        answering = Answering(send, body)
+        self.metrics.in_flight += 1
+        try:
+            with speaking(asked_language(headers.get("accept-language", ""))):
+                await self._answer(scope, headers, body, answering)
+        finally:
+            self.metrics.in_flight -= 1
+            took = time.perf_counter() - began
+            known = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.count(known, method, answering.status, took)
+
+    async def _answer(
+        self, scope: dict[str, Any], headers: Headers, body: Body, send: Answering
+    ) -> None:
+        try:
+            self._admit(scope, headers)
+            await self.app(scope, body, send)
+        except Refusal as error:
+            await refuse(error, scope, body, send)
+        except Exception:
+            if send.status:  # half of an answer is out; the server closes the connection
+                raise
+            log.exception("%s %s", scope["method"], getattr(scope.get("route"), "path", "?"))
+            en = "something went wrong here; the log of the service says what."
+            fault = Refusal(500, en, "服务内部出错；详情见服务日志。")
+            await refuse(fault, scope, body, send)
+
+    def _admit(self, scope: dict[str, Any], headers: Headers) -> None:
+        """Raise Refusal unless this caller may ask this."""
+        rules = self.rules
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in OPEN:  # probes come by the address of a machine
+            return
+        if rules.hosts and host_of(headers.get("host", "")) not in rules.hosts:
+            raise Refusal(
+                400,
+                "this service is not called that; use one of its names, or start it with "
+                "--allow-host NAME.",
+                "Host 不是本服务的名称；请使用正确的地址，或以 --allow-host NAME 启动。",
+            )
+        if rules.token:
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode(), rules.token.encode())
+            if kind.lower() != "bearer" or not right:
+                raise Refusal(
+                    401,
+                    "a token is needed: send it as Authorization: Bearer TOKEN.",
+                    "需要令牌：请以 Authorization: Bearer TOKEN 发送。",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > rules.most_bytes:
+            raise too_large(rules.most_bytes)
+
+
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
+
+
+class Body:
+    """``receive`` that counts: what callers say of the length of a body is not relied on."""
+
+    def __init__(self, receive: Receive, rules: Rules) -> None:
+        self._receive, self._rules = receive, rules
+        self._bytes, self._ended = 0, False
+        self._until = time.monotonic() + rules.body_seconds
+
+    async def __call__(self) -> Message:
+        if self._ended:  # what is awaited now is the caller's leaving
+            return await self._receive()
+        try:
+            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                message = await self._take()
+        except TimeoutError:
+            raise Refusal(
+                408,
+                f"the body was not there within {self._rules.body_seconds:g} seconds.",
+                f"请求内容未在 {self._rules.body_seconds:g} 秒内到达。",
+            ) from None
+        if self._bytes > self._rules.most_bytes:
+            raise too_large(self._rules.most_bytes)
+        return message
+
+    async def _take(self) -> Message:
+        message = await self._receive()
+        self._bytes += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Throw away what is still to come, for a while: before a refusal is sent."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self._ended and self._bytes < DRAIN_TIMES * self._rules.most_bytes:
+                    await self._take()
+        except TimeoutError:
+            pass
+
+
+class Answering:
+    """``send`` with our headers on every answer; remembers its status."""
+
+    def __init__(self, send: Send, body: Body) -> None:
+        self._send, self._body, self.status = send, body, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.status >= 400:
+                await self._body.drain()
+            present = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(each for each in HEADERS if each[0] not in present),
+            ]
+            if b"cache-control" not in present:
+                message["headers"].append((b"cache-control", b"no-store"))
+        await self._send(message)
+
+
+async def refuse(error: HTTPException, scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the sentence of a refusal."""
+    answer = JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    await answer(scope, receive, send)
+
+
+def too_large(most: int) -> Refusal:
+    """A body that nobody wants."""
+    return Refusal(
+        413,
+        f"the body is larger than the {most / 1e6:g} MB allowed.",
+        f"请求内容超过允许的 {most / 1e6:g} MB。",
+    )
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, lower case, without port and brackets."""
+    found = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](:\d+)?|([^:\[\]]+)(:\d+)?", header.strip())
+    return (found[1] or found[3]).lower().rstrip(".") if found else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Is what is bound reachable from this machine alone?"""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def asked_language(header: str) -> Language | None:
+    """Chinese or English, whichever an Accept-Language header likes more; None: neither."""
+    best: tuple[float, Language] | None = None
+    for part in header[:200].split(","):
+        tag, _, weight = part.partition(";q=")
+        short = tag.strip().lower()[:2]
+        try:
+            value = float(weight) if weight else 1.0
+        except ValueError:
+            continue
+        if short in ("zh", "en") and value > 0 and (best is None or value > best[0]):
+            best = value, "zh" if short == "zh" else "en"
+    return best[1] if best else None
