@@ -137,6 +137,8 @@ class Kubeflow:
         self.pods: dict[str, Any] = {}
         self.logs: dict[str, str] = {}
         self.may = True
+        self.kept: dict[str, dict[str, str]] = {}
+        """secrets/NAME (base64) and configmaps/NAME -> their data."""
         self._ids, self._looks = itertools.count(1), itertools.count()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -384,6 +386,12 @@ def get_pod(server: Kubeflow, name: str, **_: Any) -> Any:
     return server.pods[name]
 
 
+def get_kept(server: Kubeflow, name: str, **_: Any) -> Any:
+    if name not in server.kept:
+        raise Refused(404, f"no {name}")
+    return {"metadata": {"name": name}, "data": server.kept[name]}
+
+
 def get_log(server: Kubeflow, name: str, **_: Any) -> str:
     return server.logs.get(name, "")
 
@@ -418,6 +426,7 @@ ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("GET /apis/v1beta1/healthz", old_healthz),
     (POD, get_pod),
     (f"{POD}/log", get_log),
+    (r"GET /api/v1/namespaces/\w+/((?:secrets|configmaps)/[\w-]+)", get_kept),
     ("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review),
     ("GET /api/2.0/mlflow/experiments/search", mlflow),
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,14 @@ Wentu = Callable[..., Said]
 
 
 @pytest.fixture(autouse=True)
-def _new_client() -> None:
+def _new_client() -> Iterator[None]:
+    s3.client.cache_clear()
+    yield
     s3.client.cache_clear()
 
 
 def checks(wentu: Wentu, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """(exit status, the checks by name)."""
-    import json
-
     status, said = wentu("doctor", "--json", *words)
     return status, {each["name"]: each for each in json.loads(said)}
 
@@ -104,6 +107,38 @@ def test_the_webhook_is_called_when_asked_to(
     status, found = checks(wentu, "--notify")
     assert (status, found["webhook"]["state"]) == (1, "fail"), "this server has no such path"
     assert kubeflow.log == ["POST /hook"]
+
+
+def test_the_store_is_tried_with_the_keys_of_the_tasks(
+    bucket: str,
+    wentu: Wentu,
+    kubeflow: Kubeflow,
+    kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of the Secret and the ConfigMap that the profile names, whatever is set here."""
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = checks(wentu, "--store", f"s3://{bucket}/store")[1]
+        return dict(found["store, as tasks"])
+
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    right = {name: base64.b64encode(os.environ[name].encode()).decode() for name in names}
+    wrong = right | {names[1]: base64.b64encode(b"wrong").decode()}
+    endpoint = {"AWS_ENDPOINT_URL_S3": os.environ["AWS_ENDPOINT_URL_S3"]}
+    endpoint["AWS_DEFAULT_REGION"] = "us-east-1"
+    missing = look()
+    assert (missing["state"], missing["found"]) == ("fail", "Secret wentu-s3 is not in kubeflow")
+    kubeflow.kept = {"secrets/wentu-s3": right, "configmaps/wentu-config": endpoint}
+    with monkeypatch.context() as here:
+        here.setenv(names[1], "another")
+        assert look()["state"] == "ok"
+    kubeflow.kept["secrets/wentu-s3"] = wrong
+    assert "SignatureDoesNotMatch" in look()["advice"]
+    kubeflow.kept["configmaps/wentu-config"] = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    assert look()["state"] == "-", "an address of inside the cluster"
+    kubeflow.refuse = {"GET /api/v1/namespaces": 403}
+    assert look()["found"].startswith("not checked: Secret wentu-s3: 403")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -5,8 +5,10 @@ No ``from __future__ import annotations``: kfp reads the signature of a componen
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from wentu import __version__
 from wentu.errors import InputError
 from wentu.orchestrate.filling import check, check_parameters, fill, stage_of, tasks_by_name
 from wentu.orchestrate.live import FLOW
-from wentu.orchestrate.profile import Profile, Toleration, parse, read_profile
+from wentu.orchestrate.profile import BUILT_IN, Needs, Profile, Toleration, parse, read_profile
 from wentu.stages import STAGES
 
 WHOLE = """
@@ -88,7 +90,7 @@ def test_the_files_default_goes_before_what_is_built_in_for_a_stage(tmp_path: Pa
 
 def test_without_a_file_the_secrets_are_those_that_infra_installs() -> None:
     profile = read_profile(None)
-    assert set(profile.secrets) == {"wentu-s3"}
+    assert set(profile.secrets) == {"wentu-s3", "wentu-webhook"}
     assert set(profile.config) == {"wentu-config"}
     assert profile.of("finetune").timeout == 7 * 86400
 
@@ -301,3 +303,12 @@ def test_parameters_that_the_pipeline_lacks_are_refused(spec: dict[str, Any]) ->
         check_parameters(spec, {"pictures": "s3://a", "epochs": "3"})
     with pytest.raises(InputError, match="needs the parameter pictures"):
         check_parameters(spec, {})
+
+
+@pytest.mark.parametrize("page", ["docs/submit.md", "docs/zh-CN/submit.md"])
+def test_the_page_shows_the_built_in_profile(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert parse(shown, page) == parse(BUILT_IN, "built-in")
+    named = set(re.findall(r"`(\w+)`", "\n".join(x for x in text.splitlines() if x[:1] == "|")))
+    assert {each.name for each in fields(Needs)} <= named

@@ -208,6 +208,20 @@ def test_a_server_that_is_away_for_a_while_is_asked_again(
     assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0
 
 
+def test_a_server_that_stays_away_is_not_waited_for_for_ever(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def standing(look: int) -> State:
+        kubeflow.refuse = {"GET /apis/v2beta1/runs/": 503}
+        return "RUNNING", []
+
+    kubeflow.course = standing
+    monkeypatch.setattr("wentu.orchestrate.status.PATIENCE", 0.2)
+    status, said = wentu("submit", *places, "--host", kubeflow.url, "--wait")
+    assert status == 7
+    assert "503" in said
+
+
 def test_json_is_the_run_and_nothing_else(
     wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
 ) -> None:

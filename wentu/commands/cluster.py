@@ -42,18 +42,23 @@ def where_options() -> list[click.Option]:
     ]
 
 
+def profile_option() -> click.Option:
+    """What the cluster gives."""
+    return make_option(
+        "profile",
+        click.Path(dir_okay=False),
+        "",
+        pick(
+            "TOML file: resources, images, secrets of each stage.",
+            "TOML 文件：各阶段的资源、镜像与机密。",
+        ),
+    )
+
+
 def submission_options() -> list[click.Option]:
     """Everything of a run, and what the cluster gives it."""
     own = [
-        make_option(
-            "profile",
-            click.Path(dir_okay=False),
-            "",
-            pick(
-                "TOML file: resources, images, secrets of each stage.",
-                "TOML 文件：各阶段的资源、镜像与机密。",
-            ),
-        ),
+        profile_option(),
         make_option(
             "image",
             str,

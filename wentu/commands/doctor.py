@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
-from wentu.commands.cluster import where_options
+from wentu.commands.cluster import profile_option, where_options
 from wentu.commands.options import console as make_console
 from wentu.commands.options import make_command, make_option
 from wentu.commands.submit import show
@@ -26,6 +27,7 @@ def command() -> click.Command:
             "pictures", str, "", pick("Pictures that should be readable.", "应可读取的图片。")
         ),
         *where_options(),
+        profile_option(),
         click.Option(
             ["--notify"],
             is_flag=True,
@@ -41,15 +43,18 @@ def execute(
     pictures: str | None,
     host: str | None,
     namespace: str | None,
+    profile: str | None,
     notify: bool,
     json: bool,
 ) -> None:
     """Look, say, and leave with 1 where something fails."""
     from wentu.orchestrate.doctor import examine
+    from wentu.orchestrate.profile import read_profile
 
     found = list(
         examine(
             store=store or store_place(),
+            profile=read_profile(Path(profile) if profile else None),
             pictures=pictures or "",
             host=host or "",
             namespace=namespace or "",

@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sys
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from wentu import __version__
@@ -27,12 +24,12 @@ from wentu.collection import open_collection
 from wentu.errors import WentuError
 from wentu.language import pick
 from wentu.orchestrate import pods
+from wentu.orchestrate.probes import ask, settings, silent
+from wentu.orchestrate.profile import Profile
 from wentu.settings import cache_folder
 from wentu.storage import is_remote, local_path
 
 State = Literal["ok", "warn", "fail", "-"]
-PATIENCE = 5.0
-"""Seconds for an answer."""
 ROOM = 10e9
 """Bytes of free disk below which a run of some size will not fit."""
 OLDEST = (2, 5)
@@ -59,13 +56,20 @@ class Check:
 
 
 def examine(
-    *, store: str, pictures: str = "", host: str = "", namespace: str = "", notify: bool = False
+    *,
+    store: str,
+    profile: Profile,
+    pictures: str = "",
+    host: str = "",
+    namespace: str = "",
+    notify: bool = False,
 ) -> Iterator[Check]:
     """Every check, one after another."""
     looks: list[Callable[[], Check]] = [
         _python,
         _packages,
-        lambda: _store(store),
+        lambda: _store(pick("store", "仓库"), store),
+        lambda: _store_of_tasks(store, profile, namespace or "kubeflow"),
         lambda: _pictures(pictures),
         _mlflow,
         lambda: _kubeflow(host),
@@ -122,8 +126,8 @@ def _gpu() -> Check:
     device = pick_device("auto")
     if device.type == "cpu":
         advice = pick(
-            "a training of ViT-B-16 wants a GPU; a cluster: --gpus",
-            "训练 ViT-B-16 需要 GPU；集群上用 --gpus",
+            "train ViT-B-16 on a machine or a cluster that has one; searching needs none",
+            "请在有 GPU 的机器或集群上训练 ViT-B-16；搜索不需要 GPU",
         )
         return Check(name="GPU", state="warn", found=pick("none", "无"), advice=advice)
     return Check(name="GPU", state="ok", found=str(device))
@@ -156,20 +160,45 @@ def _weights() -> Check:
 # --- where things are -------------------------------------------------------------------------
 
 
-def _store(place: str) -> Check:
-    name = pick("store", "仓库")
+def _store_of_tasks(place: str, profile: Profile, namespace: str) -> Check:
+    """The same with what the tasks on the cluster are given: KFP's own keys are not theirs."""
+    name = pick("store, as tasks", "仓库(任务密钥)")
+    if not is_remote(place):
+        return Check(name=name, state="-", found=pick("a folder of this machine", "本机目录"))
+    given, missing = pods.variables(profile.secrets, profile.config, namespace)
+    if given is None:
+        return Check(name=name, state="-", found=_not_checked(missing))
+    if missing:
+        found = pick(f"{missing} is not in {namespace}", f"{namespace} 中没有 {missing}")
+        advice = pick(
+            "apply it there (infra/k8s), or name yours in a --profile",
+            "请在该命名空间中创建(infra/k8s)，或在 --profile 中指定",
+        )
+        return Check(name=name, state="fail", found=found, advice=advice)
+    with settings({key: value for key, value in given.items() if key.startswith("AWS_")}):
+        found = silent(os.environ.get("AWS_ENDPOINT_URL_S3"))
+        if found:  # an address of inside the cluster
+            return Check(name=name, state="-", found=_not_checked(found))
+        return _store(name, place)
+
+
+def _not_checked(why: str) -> str:
+    return pick(f"not checked: {why}", f"未检查：{why}")
+
+
+def _store(name: str, place: str) -> Check:
     if not is_remote(place):
         folder = local_path(place)
         right = os.access(_existing(folder), os.W_OK | os.X_OK)
         advice = "" if right else pick("give a folder that you may write to", "请给出可写的目录")
         return Check(name=name, state="ok" if right else "fail", found=str(folder), advice=advice)
-    silent = _silent(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
-    if silent:
+    nobody = silent(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    if nobody:
         advice = pick(
             "mend AWS_ENDPOINT_URL_S3, or start the server",
             "请修正 AWS_ENDPOINT_URL_S3 或启动服务器",
         )
-        return Check(name=name, state="fail", found=silent, advice=advice)
+        return Check(name=name, state="fail", found=nobody, advice=advice)
     from wentu.storage.s3 import Objects
 
     try:
@@ -215,7 +244,7 @@ def _mlflow() -> Check:
     if not place.startswith("http"):
         found = place or pick("none named: a run keeps its own", "未指定：运行自带记录")
         return Check(name="MLflow", state="ok" if place else "-", found=found)
-    status, said = _ask(f"{place.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+    status, said = ask(f"{place.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
     if status == 200:
         return Check(name="MLflow", state="ok", found=place)
     host = urlsplit(place).netloc
@@ -246,7 +275,7 @@ def _webhook(notify: bool) -> Check:
         return Check(
             name=name, state="-", found=pick("not called; --notify does", "未调用；--notify 会调用")
         )
-    status, said = _ask(place, body={"event": "test", "text": "wentu doctor"})
+    status, said = ask(place, body={"event": "test", "sentence": "wentu doctor"})
     if 200 <= status < 300:
         return Check(name=name, state="ok", found=str(status))
     advice = pick("mend WENTU_WEBHOOK", "请修正 WENTU_WEBHOOK")
@@ -266,7 +295,7 @@ def _kubeflow(host: str) -> Check:
         return Check(name=name, state="-", found=found)
     token = os.environ.get(TOKEN, "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    status, said = _ask(f"{host}/apis/v2beta1/healthz", headers=headers)
+    status, said = ask(f"{host}/apis/v2beta1/healthz", headers=headers)
     if status != 200:
         advice = {
             0: pick("is it the address, and the port forwarded?", "请检查地址与端口转发"),
@@ -276,7 +305,7 @@ def _kubeflow(host: str) -> Check:
         found = f"{host}: {status or ''} {said}".rstrip()
         return Check(name=name, state="fail", found=found, advice=advice)
     # Only the older API tells the version.
-    _, told = _ask(f"{host}/apis/v1beta1/healthz", headers=headers)
+    _, told = ask(f"{host}/apis/v1beta1/healthz", headers=headers)
     version = _tag(told)
     if not version:
         found = pick(f"{host}: version unknown", f"{host}：版本未知")
@@ -302,7 +331,7 @@ def _rights(namespace: str) -> Check:
     name = pick("rights to TrainJobs", "TrainJob 权限")
     may, why = pods.allowed("create", "trainer.kubeflow.org", "trainjobs", namespace)
     if may is None:
-        return Check(name=name, state="-", found=pick(f"not checked: {why}", f"未检查：{why}"))
+        return Check(name=name, state="-", found=_not_checked(why))
     if may:
         found = pick(f"may create them in {namespace}", f"可在 {namespace} 中创建")
         return Check(name=name, state="ok", found=found)
@@ -312,38 +341,6 @@ def _rights(namespace: str) -> Check:
     )
     found = pick(f"may not create them in {namespace}", f"不可在 {namespace} 中创建")
     return Check(name=name, state="warn", found=found, advice=advice)
-
-
-# --- asking -----------------------------------------------------------------------------------
-
-
-def _ask(url: str, *, headers: dict[str, str] | None = None, body: Any = None) -> tuple[int, str]:
-    """(status, the start of the answer or what went wrong); 0 where nobody answered."""
-    data = None if body is None else json.dumps(body).encode()
-    kind = {"Content-Type": "application/json"} if data else {}
-    try:
-        request = urllib.request.Request(url, data=data, headers={**kind, **(headers or {})})
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return int(answer.status), answer.read(2000).decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            said = error.read(200).decode("utf-8", "replace")
-        return error.code, " ".join(said.split())
-    except (OSError, ValueError) as error:
-        return 0, str(getattr(error, "reason", error))
-
-
-def _silent(endpoint: str | None) -> str:
-    """Why nobody is there, before a client that tries again for a minute; empty where one is."""
-    if not endpoint:
-        return ""
-    parts = urlsplit(endpoint)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=PATIENCE).close()
-    except OSError as error:
-        return f"{endpoint}: {error.strerror or error}"
-    return ""
 
 
 def _existing(place: Path) -> Path:

@@ -6,11 +6,14 @@ cluster (a kubeconfig, or from inside of a pod), the reason is asked for; where 
 
 from __future__ import annotations
 
+import base64
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
+
+from wentu.language import pick
 
 PATIENCE = (3, 10)
 """Seconds for a connection, and for an answer."""
@@ -82,11 +85,48 @@ def _joined(reason: str | None, message: str | None) -> str:
     return f"{reason}: {text}" if text else str(reason)
 
 
+def variables(
+    secrets: Mapping[str, Mapping[str, str]], maps: Mapping[str, Mapping[str, str]], namespace: str
+) -> tuple[dict[str, str] | None, str]:
+    """(environment of a task, what is missing) from the secrets and config maps of a profile.
+
+    None where we may not look, and why. Of several that are missing the first that has keys of an
+    object store is named; others may be.
+    """
+    connection = api()
+    if connection is None:
+        return None, pick("no kubeconfig", "没有 kubeconfig")
+    from kubernetes import client
+    from urllib3.exceptions import HTTPError
+
+    core = client.CoreV1Api(connection)
+    found: dict[str, str] = {}
+    missing = ""
+    for kind, named in (("Secret", secrets), ("ConfigMap", maps)):
+        for name, keys in named.items():
+            try:
+                if kind == "Secret":
+                    data = core.read_namespaced_secret(name, namespace).data or {}
+                    data = {key: base64.b64decode(text).decode() for key, text in data.items()}
+                else:
+                    data = core.read_namespaced_config_map(name, namespace).data or {}
+            except client.ApiException as error:
+                if error.status != 404:
+                    return None, f"{kind} {name}: {error.status} {error.reason}"
+                if any(variable.startswith("AWS_") for variable in keys.values()):
+                    missing = missing or f"{kind} {name}"
+                continue
+            except HTTPError as error:
+                return None, " ".join(str(error).split())[:200]
+            found |= {variable: data[key] for key, variable in keys.items() if key in data}
+    return found, missing
+
+
 def allowed(verb: str, group: str, resource: str, namespace: str) -> tuple[bool | None, str]:
     """(may we, why not known): a SelfSubjectAccessReview; None where nobody can be asked."""
     connection = api()
     if connection is None:
-        return None, "no kubeconfig"
+        return None, pick("no kubeconfig", "没有 kubeconfig")
     from kubernetes import client
     from urllib3.exceptions import HTTPError
 
