@@ -157,14 +157,16 @@ def stage(store: str, out: str) -> None:
         config=Config(scratch=True),
     )
     seconds, vault = time.monotonic() - began, Store(store)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    took = {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime}
+    took["megabytes"] = used.ru_maxrss / 1e3
     if answer.attempt and vault.current() is None:
         release = Release(
             model="m", segments=(), inventory=answer.inventory, pictures=1, dimension=1
         )
         vault.publish(vault.write_release(release), after=0, reason="train")
         vault.end_attempt(answer.attempt)
-    print(json.dumps({"seconds": seconds, "megabytes": memory, "reason": answer.reason}))
+    print(json.dumps(took | {"reason": answer.reason}))
 
 
 def compare_listings(folder: Path, count: int) -> None:
@@ -201,8 +203,8 @@ def compare_listings(folder: Path, count: int) -> None:
         server.wait()
     for name, found in (("first", first), ("compared", second)):
         print(
-            f"  {name:10} {found['seconds']:6.1f} s  {found['megabytes']:6.0f} MB at most  "
-            f"{found['reason']}"
+            f"  {name:10} {found['seconds']:6.1f} s, {found['cpu']:.1f} s of it computing, "
+            f"{found['megabytes']:.0f} MB at most: {found['reason']}"
         )
     shutil.rmtree(store)
 

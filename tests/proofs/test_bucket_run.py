@@ -16,11 +16,15 @@ from wentu.storage.s3 import Objects
 pytestmark = pytest.mark.heavy
 
 
+FAULTS = "unavailable", "cut", "corrupt", "drop", "slow"
+
+
 def fault(number: int, method: str, path: str) -> str:
-    """Every tenth request is refused; others are cut, changed on the way, or never answered."""
+    """Every tenth request is refused; others are cut, changed, late, or never answered."""
     if number % 10 == 0:
         return "unavailable"
-    return {3: "cut", 5: "corrupt", 7: "drop"}.get(number % 31, "") if method == "GET" else ""
+    kinds = {3: "cut", 5: "corrupt", 7: "drop", 11: "slow"} if method == "GET" else {}
+    return kinds.get(number % 31, "")
 
 
 def test_from_a_bucket_into_a_bucket_and_found_on_another_machine(
@@ -38,7 +42,7 @@ def test_from_a_bucket_into_a_bucket_and_found_on_another_machine(
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         assert "is current (train: first training" in must(*words)
     proxy.close()
-    assert all(proxy.done.get(kind, 0) for kind in ("unavailable", "cut", "corrupt", "drop"))
+    assert all(proxy.done.get(kind, 0) for kind in FAULTS)
 
     monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "another machine"))
     assert "Nothing new" in must(*words)

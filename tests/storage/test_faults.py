@@ -113,3 +113,29 @@ def test_a_body_that_always_arrives_changed_is_told(
     faulty.kind = lambda _, method, __: "corrupt" if method == "GET" else ""
     with pytest.raises(ServiceError, match="a: arrived changed 3 times"):
         storage.read("a")
+
+
+COMMAND = """
+import sys; import wentu.storage.s3 as s3; s3.ATTEMPTS = 2
+from wentu.cli import main; main()
+"""
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["refuses everything", "is gone"])
+def test_a_command_says_in_one_sentence_that_the_server_stays_away(
+    faulty: Faulty, gone: bool, tmp_path: Path
+) -> None:
+    faulty.kind = lambda *_: "unavailable"
+    url = "http://127.0.0.1:1" if gone else faulty.proxy.url
+    for words in (
+        ["run", "--pictures", f"{faulty.place}/p", "--store", f"{faulty.place}/s", "--no-train"],
+        ["search", "x", "--store", f"{faulty.place}/s"],
+    ):
+        env = os.environ | {"AWS_ENDPOINT_URL_S3": url, "WENTU_TRACKING": "off"}
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, *words], capture_output=True, text=True, env=env
+        )
+        assert done.returncode == 7, done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"Error: {faulty.place}/s")
+        assert f"the object store {url} did not do it" in line

@@ -12,7 +12,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 
 from wentu.errors import InputError, ServiceError, WentuError
 from wentu.formats import batched, file_sha256
+from wentu.storage import pages
 from wentu.storage.interface import REMOTE
 
 ATTEMPTS = 8
@@ -63,7 +63,6 @@ def client() -> Any:
     shared configuration, or the machine's role.
     """
     import boto3
-    import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
@@ -80,11 +79,7 @@ def client() -> Any:
         s3={"payload_signing_enabled": True},
     )
     try:
-        session = botocore.session.get_session()
-        # Its own takes most of the time of a long listing, for dates alone.
-        parsers = session.get_component("response_parser_factory")
-        parsers.set_parser_defaults(timestamp_parser=_moment)
-        return boto3.session.Session(botocore_session=session).client("s3", config=config)
+        made = boto3.session.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:  # a profile, a region or an address is wrong
         why = str(error).strip().rstrip(".")
         raise ServiceError(
@@ -93,16 +88,8 @@ def client() -> Any:
             f"对象存储的设置有误：{why}。AWS_ENDPOINT_URL_S3 应以 https:// 或 http:// 开头，"
             "AWS_PROFILE 应在 ~/.aws/config 中。",
         ) from None
-
-
-def _moment(value: Any) -> Any:
-    """A date of an answer; those of listings are ISO 8601."""
-    from botocore.utils import parse_timestamp
-
-    if isinstance(value, str) and value.endswith("Z"):
-        with suppress(ValueError):
-            return datetime.fromisoformat(value)
-    return parse_timestamp(value)
+    made.meta.events.register_first(pages.EVENT, pages.read)
+    return made
 
 
 class Objects:
@@ -199,18 +186,9 @@ class Objects:
             except Exception as error:
                 raise self.explained(error, prefix) from error
             cut = len(self.prefix)
-            entries = [
-                Entry(
-                    key=each["Key"][cut:],
-                    size=each["Size"],
-                    etag=each["ETag"].strip('"'),
-                    changed=each["LastModified"],
-                )
-                for each in page.get("Contents", [])
-            ]
-            entries += [Entry(key=each["Prefix"][cut:]) for each in page.get("CommonPrefixes", [])]
-            yield from sorted(entries, key=lambda entry: entry.key)
-            following = page.get("NextContinuationToken")
+            entries, following = page[pages.PAGE]
+            for name, size, etag, changed in sorted(entries):
+                yield Entry(key=name[cut:], size=size, etag=etag, changed=changed)
 
     def now(self) -> datetime:
         """The server's time, to the second."""
