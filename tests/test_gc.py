@@ -385,7 +385,9 @@ def test_a_training_under_way_is_not_made_stale(
     delete(collection)
     refresh(collection, store, pointer=1)
     vault = Store(store)
-    number = vault.record_attempt(Attempt(inventory=current(store).inventory, settings="s", pictures=1))
+    number = vault.record_attempt(
+        Attempt(inventory=current(store).inventory, settings="s", pictures=1)
+    )
     (Path(store) / "work/abc").mkdir()
     (Path(store) / "work/abc/state").write_bytes(b"x")
     before = vault.pointer()
