@@ -21,6 +21,7 @@ def requirements(project: dict[str, list[str]], extras: list[str], gpu: bool) ->
     found = set(project["dependencies"])
     for extra in extras:
         found |= set(project["optional-dependencies"][extra])  # type: ignore[call-overload]
+    found = {text for text in found if not text.startswith("wentu[")}  # named by the caller too
     swapped = {}
     for text in found:
         match = re.match(r"[\w.-]+", text)

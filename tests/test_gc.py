@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import embed_and_promote, list_and_pair, outputs
+from wentu.commands.gc import command
 from wentu.commands.rollback import rolled_back
 from wentu.errors import InputError
 from wentu.formats import CATALOG, open_catalog
 from wentu.gc import Plan, collect
+from wentu.language import set_language
 from wentu.search.engine import Engine
 from wentu.store import Attempt, Release, Store
 
@@ -385,9 +387,8 @@ def test_a_training_under_way_is_not_made_stale(
     delete(collection)
     refresh(collection, store, pointer=1)
     vault = Store(store)
-    number = vault.record_attempt(
-        Attempt(inventory=current(store).inventory, settings="s", pictures=1)
-    )
+    listing = current(store).inventory
+    number = vault.record_attempt(Attempt(inventory=listing, settings="s", pictures=1))
     (Path(store) / "work/abc").mkdir()
     (Path(store) / "work/abc/state").write_bytes(b"x")
     before = vault.pointer()
@@ -412,6 +413,27 @@ def test_mistakes_are_told(store: str, tmp_path: Path) -> None:
         gc(store, keep=-1)
     with pytest.raises(InputError, match="has no release yet"):
         gc(str(tmp_path / "empty"))
+
+
+def test_the_command_says_what_it_did(
+    collection: Path, store: str, refresh: Refresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delete(collection)
+    refresh(collection, store, pointer=1)
+    capsys.readouterr()
+    words = ["--store", store, "--grace-hours", "0", "--keep", "1"]
+    command().main([*words, "--dry-run"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "1 segments would be written anew without 3 rows of deleted or replaced" in said
+    assert "Would remove: 3 thumbnails (" in said
+    command().main(words, standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "1 segments written anew without 3 rows" in said
+    assert "Removed: 1 segments (" in said
+    assert f"Release {current(store).id} is current." in said
+    set_language("zh")
+    command().main(words, standalone_mode=False)
+    assert capsys.readouterr().out.startswith("已清理: 无; 0 B.")
 
 
 # --- in a bucket ------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def started(*words: str, ready: str, log: Path) -> Iterator[str]:
                 assert process.poll() is None, "\n".join(lines[-20:])
                 return next((each for each in lines if ready in each), "")
 
-            yield wait_until(line, 60, f"{words[0]} to be ready")
+            yield wait_until(line, 120, f"{words[0]} to be ready")
         finally:
             process.terminate()
             process.wait(30)
@@ -238,13 +238,13 @@ def seconds_of_nothing_new(options: list[str]) -> float:
 
 def came(store: Store, line: str, count: int) -> None:
     """Wait until there were so many runs, and the receiver is idle."""
-    wait_until(lambda: len(runs(store)) >= count, 120, f"run {count}")
-    wait_until(lambda: idle(line), 20, "watch to be idle")
+    wait_until(lambda: len(runs(store)) >= count, 600, f"run {count}")
+    wait_until(lambda: idle(line), 60, "watch to be idle")
 
 
 def seen(find: Find, folder: Path, name: str) -> None:
     """Wait until a picture is found under its name."""
-    wait_until(lambda: name in find(folder / name), 60, f"{name} to be found")
+    wait_until(lambda: name in find(folder / name), 120, f"{name} to be found")
 
 
 def address_of(line: str) -> str:

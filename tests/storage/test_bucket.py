@@ -431,3 +431,25 @@ def test_wrong_settings_are_one_sentence_of_the_command(
     assert done.returncode in (2, 7)
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_everything_is_walked_and_a_folder_goes_as_a_whole(storage: Bucket, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "in").mkdir(parents=True)
+    (source / "a").write_bytes(b"12345")
+    (source / "in/.hidden").write_bytes(b"1")
+    storage.put_folder(source, "segments/abc")
+    storage.write("segments/abcd", b"123")
+    here = {each.key: each for each in storage.walk("segments")}
+    assert here.keys() >= {"segments/abc/a", "segments/abc/in/.hidden", "segments/abcd"}
+    assert here["segments/abc/a"].size == 5
+    assert abs(here["segments/abc/a"].changed - storage.now()) < 60
+    assert {each.key for each in storage.walk("")} >= here.keys()
+    storage.folder("segments/abc")
+    storage.remove("segments/abc")
+    storage.remove("segments/abc")  # nothing is there: no matter
+    with pytest.raises(InputError):
+        storage.folder("segments/abc")
+    assert [each.key for each in storage.walk("segments")] == ["segments/abcd"]
+    storage.put_folder(source, "segments/abc")
+    assert (storage.folder("segments/abc") / "a").read_bytes() == b"12345"

@@ -18,6 +18,8 @@ from wentu.language import pick
 from wentu.listing import write_without
 from wentu.store import Pointer, Release, Store
 
+DIGESTS = "digests.sqlite"
+"""In work/, of files by their paths: see machine.py."""
 UNDER_WAY = 7 * 86400.0
 """Seconds for which a training that came to no verdict counts as one that goes on."""
 KINDS = {
@@ -246,7 +248,7 @@ def _folders(store: Store, kept: Kept, busy: bool) -> dict[str, set[str]]:
         "segments": {f"segments/{s.digest}" for each in kept.all for s in each.segments},
     }
     if not busy:  # a training that is taken up again finds its state by what it is given
-        found["work"] = {"work/digests.sqlite"}
+        found["work"] = {f"work/{DIGESTS}{end}" for end in ("", "-journal", "-wal", "-shm")}
     return found
 
 
