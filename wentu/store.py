@@ -4,6 +4,7 @@
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held
+    inventories/<digest>.marks.jsonl.gz   sizes and ETags that its digests were read under (s3://)
     inventories/<digest>.forgotten.jsonl.gz   the same without what was deleted since, but its count
     splits/<n>.jsonl.gz       which split each group was given, for good
     attempts/<n>.json         trainings that were tried, whatever came of them
@@ -210,6 +211,15 @@ class Store:
         key = f"inventories/{listing.digest}.jsonl.gz"
         if not self.storage.exists(key):
             self.storage.create(key, listing.path)
+
+    def put_marks(self, digest: str, rows: Iterable[Any]) -> None:
+        """Keep what each file of a listing was known by; the first to say it is believed."""
+        self.put_lines(f"inventories/{digest}.marks.jsonl.gz", rows)
+
+    def marks(self, digest: str) -> Iterator[Any]:
+        """What ``put_marks`` kept; nothing where it did not."""
+        key = f"inventories/{digest}.marks.jsonl.gz"
+        return self.lines(key) if self.storage.exists(key) else iter(())
 
     def passed_over(self, digest: str) -> list[Any]:
         """Examples of files beside the pictures of a listing: [path, kind]."""

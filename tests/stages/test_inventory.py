@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -522,3 +523,25 @@ def test_the_answer_is_plain_json(look: Look, tmp_path: Path) -> None:
 def test_max_deleted_is_a_share() -> None:
     with pytest.raises(InputError, match=r"--max-deleted 50: give a share from 0 to 1"):
         Config(max_deleted=50)
+
+
+def test_what_one_machine_read_another_does_not_read_again(
+    look: Look, collection: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster each run begins on a machine that knows nothing, and must not read everything."""
+    place = f"s3://{bucket}/{uuid.uuid4().hex[:8]}"
+    first = look(store=place)
+    assert first.decision == "train"
+    same, other = sorted((collection / "pictures").iterdir())[:2]
+    stat, data = same.stat(), bytearray(same.read_bytes())
+    data[-20] ^= 1
+    with same.open("r+b") as file:  # other bytes, but nothing that is looked at tells so
+        file.write(data)
+    os.utime(same, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "another machine"))
+    assert look(store=place).inventory == first.inventory
+    os.utime(other)
+    with other.open("ab") as file:
+        file.write(b"more")
+    monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "a third one"))
+    assert look(store=place).inventory != first.inventory

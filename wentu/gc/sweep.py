@@ -29,6 +29,8 @@ KINDS = {
     "inventories": ("inventories", "清单"),
     "releases": ("releases", "版本"),
     "work": ("states of trainings", "训练状态"),
+    "parts": ("inputs of trainings", "训练输入"),
+    "trainings": ("trainings of several machines", "多机训练"),
     "runs": ("outputs of runs", "运行的中间结果"),
 }
 
@@ -205,7 +207,8 @@ def forget(store: Store, kept: Kept) -> None:
             path = Path(folder) / "lines"
             if write_without(path, store.inventory(digest), here):
                 store.storage.write(f"inventories/{digest}.forgotten.jsonl.gz", path.read_bytes())
-                store.storage.delete([f"inventories/{digest}.jsonl.gz"])
+                gone = (f"inventories/{digest}{end}" for end in (".jsonl.gz", ".marks.jsonl.gz"))
+                store.storage.delete(gone)
 
 
 def listings_of(store: Store, kept: Kept) -> set[str]:
@@ -275,7 +278,7 @@ def _sizes(store: Store, kind: str) -> list[tuple[str, int, float]]:
 
 
 def _remove(store: Store, kind: str, key: str) -> None:
-    if kind in ("models", "segments"):
+    if kind in ("models", "segments", "parts", "trainings"):
         store.storage.remove(key)
     elif kind == "work":
         name = key.partition("/")[2]

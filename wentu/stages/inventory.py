@@ -38,7 +38,7 @@ from wentu.listing import (
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
-from wentu.storage import same_place
+from wentu.storage import is_remote, same_place
 from wentu.store import Attempt, Store
 
 DEFAULT_MODEL = "ViT-B-16"
@@ -148,11 +148,13 @@ def inventory(
             )
         vault.claim()
         skipped = Skipped()
+        learn_marks(collection, vault)
         listed = Listing.write(
             Path(folder) / "listing",
             listing(collection, captions, vault, stage.progress, skipped),
         )
         vault.put_inventory(listed, skipped.examples)
+        share_marks(collection, vault, listed)
         if skipped.total:
             stage.progress.tell(str(skipped))
         refuse_vanished(collection.place, listed, vault, config)
@@ -178,7 +180,7 @@ def listing(
 ) -> Iterator[list[Any]]:
     """Rows ["picture", path, size, digest] by path, then ["captions", name, size, digest]."""
     with (
-        closing(DigestCache(store.storage.home / "work/digests.sqlite")) as known,
+        closing(DigestCache.of(store)) as known,
         spooled(collection.walk(skipped.add)) as (count, found),
     ):
         if not count:
@@ -209,8 +211,38 @@ def spooled(found: Iterable[Found]) -> Iterator[tuple[int, Iterator[Found]]]:
         yield count, (Found(path=path, size=size, mark=mark) for path, size, mark in rows)
 
 
+def learn_marks(collection: Collection, store: Store) -> None:
+    """What another machine has read: on a cluster each run begins on a machine that knows nothing.
+
+    Only of stores in a bucket; one in a folder holds the cache itself.
+    """
+    if not is_remote(store.place):
+        return
+    with closing(DigestCache.of(store)) as known:
+        if known.knows(collection.top):
+            return
+        current, last = store.current(), store.last_attempt()
+        digests = {last.inventory} if last else set()
+        digests |= {current[1].inventory} if current else set()
+        for digest in digests:
+            known.learn(collection.top, store.marks(digest))
+
+
+def share_marks(collection: Collection, store: Store, listed: Listing) -> None:
+    """Keep in the store what each file of a listing was known by when it was read."""
+    if is_remote(store.place):
+        with closing(DigestCache.of(store)) as known:
+            rows = known.rows(collection.top, (row[1] for row in pictures_of(listed)))
+            store.put_marks(listed.digest, rows)
+
+
 class DigestCache:
     """Digests of files by path and mark, so that an unchanged file is read once."""
+
+    @classmethod
+    def of(cls, store: Store) -> DigestCache:
+        """This machine's, of the store."""
+        return cls(store.storage.home / "work/digests.sqlite")
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,15 +276,45 @@ class DigestCache:
 
     def _known(self, paths: list[bytes], found: list[Found]) -> list[str | None]:
         """The digest of each that was seen with the same mark, in one query."""
-        query = f"SELECT path, stat, digest FROM seen WHERE path IN ({', '.join('?' * len(paths))})"
-        seen = {path: (mark, digest) for path, mark, digest in self._db.execute(query, paths)}
+        seen = self._seen(paths)
         pairs = ((seen.get(path), each.mark) for path, each in zip(paths, found, strict=True))
         return [row[1] if row and row[0] == mark else None for row, mark in pairs]
+
+    def _seen(self, paths: list[bytes]) -> dict[bytes, tuple[str, str]]:
+        """(mark, digest) of those that it knows."""
+        query = f"SELECT path, stat, digest FROM seen WHERE path IN ({', '.join('?' * len(paths))})"
+        return {path: (mark, digest) for path, mark, digest in self._db.execute(query, paths)}
 
     def _keep(self, path: bytes, mark: str, digest: str) -> None:
         if digest:
             values = (path, mark, digest)
             self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", values)
+
+    def knows(self, top: str) -> bool:
+        """Was anything of the collection at ``top`` read by this machine?"""
+        within = (os.fsencode(f"{top}/"), os.fsencode(f"{top}0"))  # "0" follows "/"
+        query = "SELECT 1 FROM seen WHERE path >= ? AND path < ? LIMIT 1"
+        return self._db.execute(query, within).fetchone() is not None
+
+    def learn(self, top: str, rows: Iterable[Row]) -> None:
+        """Take over ``rows`` of another machine, if they are of the same collection."""
+        rows = iter(rows)
+        if next(rows, None) != ["top", top]:
+            return
+        values = ((os.fsencode(f"{top}/{path}"), mark, digest) for path, mark, digest in rows)
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", values)
+        self._db.execute("COMMIT")
+
+    def rows(self, top: str, paths: Iterable[str]) -> Iterator[Row]:
+        """For ``learn``: ["top", top], then [path, mark, digest] of those of ``paths`` it knows."""
+        yield ["top", top]
+        for part in batched(paths, READ_AHEAD):
+            seen = self._seen([os.fsencode(f"{top}/{path}") for path in part])
+            for path in part:
+                row = seen.get(os.fsencode(f"{top}/{path}"))
+                if row:
+                    yield [path, *row]
 
     def close(self) -> None:
         """Close the database; everything learned is in it already."""
