@@ -528,7 +528,7 @@ def test_max_deleted_is_a_share() -> None:
 def test_what_one_machine_read_another_does_not_read_again(
     look: Look, collection: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a cluster each run begins on a machine that knows nothing, and must not read everything."""
+    """On a cluster each run begins on a machine that knows nothing."""
     place = f"s3://{bucket}/{uuid.uuid4().hex[:8]}"
     first = look(store=place)
     assert first.decision == "train"
