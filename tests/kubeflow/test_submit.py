@@ -250,6 +250,7 @@ def test_a_training_on_several_nodes_is_launched_by_its_task(
     assert Pods.parse(told).gpu == 8
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")  # of MLflow's database, in this process
 def test_a_run_that_was_waited_for_is_ended_in_mlflow(
     wentu: Wentu,
