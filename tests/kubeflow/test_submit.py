@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from tests.kubeflow.conftest import Said, parsed
 from tests.kubeflow.server import Kubeflow, State, dag, task
+from wentu import tracking
 from wentu.orchestrate.status import ClusterView
+from wentu.orchestrate.trainspec import Pods
 
 Wentu = Callable[..., Said]
 
@@ -231,3 +234,55 @@ def test_json_is_the_run_and_nothing_else(
     found = parsed(wentu("submit", *places, "--host", kubeflow.url, "--json", "--wait"))
     assert found["decision"] == "skip"
     assert [each["name"] for each in found["stages"]] == ["inventory"]
+
+
+def test_a_training_on_several_nodes_is_launched_by_its_task(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    words = ("--host", kubeflow.url, "--nodes", "2", "--gpus", "8")
+    assert wentu("submit", *places, *words)[0] == 0
+    (run,) = kubeflow.runs.values()
+    assert json.loads(run.runtime_config.parameters["finetune_options"]) == {"nodes": 2}
+    ((spec, _),) = kubeflow.packages.values()
+    container = spec["deploymentSpec"]["executors"]["exec-finetune"]["container"]
+    assert "accelerator" not in container.get("resources", {})
+    (told,) = (each["value"] for each in container["env"] if each["name"] == "WENTU_TRAINJOB")
+    assert Pods.parse(told).gpu == 8
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")  # of MLflow's database, in this process
+def test_a_run_that_was_waited_for_is_ended_in_mlflow(
+    wentu: Wentu,
+    kubeflow: Kubeflow,
+    places: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its stages found each other there by the id that KFP gave the run."""
+    tracking.use_store(tmp_path / "mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+
+    def standing(look: int) -> State:
+        (run_id,) = kubeflow.runs
+        if look == 0:
+            tracking.MlflowTracker.begin("inventory", run_id).close("FINISHED")
+        return ("RUNNING", []) if look == 0 else ("SUCCEEDED", REFRESH)
+
+    kubeflow.course = standing
+    assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0
+    client = tracking._client()
+    (run_id,) = kubeflow.runs
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`wentu.run` = '{run_id}'")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["pictures"] == "s3://shop/pictures"
+
+
+def test_mlflow_that_is_away_does_not_make_a_run_fail(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    kubeflow.course = course(("SUCCEEDED", REFRESH))
+    assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0

@@ -6,12 +6,14 @@ Of a run here, run.json and its events say everything; of one on a cluster, KFP'
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wentu import tracking
 from wentu.errors import ServiceError, StageError
 from wentu.language import pick
 from wentu.orchestrate.live import RunView, StageView
@@ -193,6 +195,7 @@ def wait(cluster: Cluster, run_id: str, console: Console) -> Shape:
                 raise view.trouble
             time.sleep(min(1.0, view.EVERY))
     found = view.shape()
+    close_tracked(found)
     if found["status"] != "succeeded":
         name = next((each["name"] for each in found["stages"] if each["status"] == "failed"), "")
         why = found["error"] or pick("no reason is known", "原因未知")
@@ -201,3 +204,16 @@ def wait(cluster: Cluster, run_id: str, console: Console) -> Shape:
             f"{label}: {why}\nRun: {found['url']}", f"{label}:{why}\n运行：{found['url']}"
         )
     return found
+
+
+def close_tracked(found: Shape) -> None:
+    """End the run in MLflow, where MLFLOW_TRACKING_URI leads to it from here, with its parameters.
+
+    Its stages do not know when the last of them is done. MLflow is no part of the outcome: what
+    goes wrong with it is a line.
+    """
+    status = "FINISHED" if found["status"] == "succeeded" else "FAILED"
+    try:
+        tracking.finish_run(found["run_id"], status, found["parameters"])
+    except Exception as error:
+        print(f"MLflow: {' '.join(str(error).split())[:200]}", file=sys.stderr)
