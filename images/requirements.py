@@ -11,24 +11,27 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 GPU = {"onnxruntime": "onnxruntime-gpu[cuda,cudnn]", "faiss-cpu": "faiss-gpu-cu12"}
 """What takes whose place in an image for GPUs; both of a pair install the same module."""
 
 
-def requirements(project: dict[str, list[str]], extras: list[str], gpu: bool) -> list[str]:
-    """The requirements of wentu and its extras, sorted, each once."""
-    found = set(project["dependencies"])
-    for extra in extras:
-        found |= set(project["optional-dependencies"][extra])  # type: ignore[call-overload]
-    found = {text for text in found if not text.startswith("wentu[")}  # named by the caller too
-    swapped = {}
-    for text in found:
-        match = re.match(r"[\w.-]+", text)
-        assert match, text
-        name = match.group()
-        swapped[text] = GPU[name] + text[len(name) :] if gpu and name in GPU else text
-    return sorted(swapped.values())
+def requirements(project: dict[str, Any], extras: list[str], gpu: bool) -> list[str]:
+    """The requirements of wentu and its extras, those of extras within extras too, each once."""
+    found, waiting = set(project["dependencies"]), list(extras)
+    while waiting:
+        for text in project["optional-dependencies"][waiting.pop()]:
+            inner = re.fullmatch(r"wentu\[(.+)\]", text)
+            waiting += inner.group(1).split(",") if inner else []
+            found |= set() if inner else {text}
+    return sorted(swapped(text) if gpu else text for text in found)
+
+
+def swapped(text: str) -> str:
+    """The same requirement in its build for GPUs, where it has one."""
+    name = re.split(r"[^\w.-]", text)[0]
+    return GPU.get(name, name) + text[len(name) :]
 
 
 if __name__ == "__main__":

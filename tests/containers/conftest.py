@@ -134,8 +134,8 @@ def ran(engine: Any, place: str, mlflow: str, tmp_path_factory: pytest.TempPathF
     run_id = f"containers-{uuid.uuid4().hex[:8]}"
     environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     environment |= {"MLFLOW_TRACKING_URI": mlflow, "WENTU_RUN_ID": run_id}
-    values = {"pictures": collection, "captions": collection, "store": store, "epochs": EPOCHS}
-    execute(values, artifacts, environment)
+    where = {"pictures": collection, "captions": collection, "store": store}
+    execute(where | {"epochs": EPOCHS, "shards": 2}, artifacts, environment)
     return Ran(
         id=run_id,
         drawn=drawn,

@@ -153,14 +153,19 @@ def references(owner: Owner) -> list[Any]:
 
 
 def environment(pods: Pods, owner: Owner) -> list[Any]:
-    """Names out of Secrets and ConfigMaps, and plain values: core/v1 EnvVar, EnvVarSource."""
+    """Names out of Secrets and ConfigMaps, and plain values: core/v1 EnvVar, EnvVarSource.
+
+    A key that is not there holds no pod back: KFP's tasks are given theirs in the same way.
+    """
     from kubeflow_trainer_api import models
 
     found = [
         models.IoK8sApiCoreV1EnvVar(
             name=variable,
             valueFrom=models.IoK8sApiCoreV1EnvVarSource(
-                secretKeyRef=models.IoK8sApiCoreV1SecretKeySelector(name=secret, key=key)
+                secretKeyRef=models.IoK8sApiCoreV1SecretKeySelector(
+                    name=secret, key=key, optional=True
+                )
             ),
         )
         for secret, keys in sorted(pods.secrets.items())
@@ -170,7 +175,9 @@ def environment(pods: Pods, owner: Owner) -> list[Any]:
         models.IoK8sApiCoreV1EnvVar(
             name=variable,
             valueFrom=models.IoK8sApiCoreV1EnvVarSource(
-                configMapKeyRef=models.IoK8sApiCoreV1ConfigMapKeySelector(name=name, key=key)
+                configMapKeyRef=models.IoK8sApiCoreV1ConfigMapKeySelector(
+                    name=name, key=key, optional=True
+                )
             ),
         )
         for name, keys in sorted(pods.config.items())
