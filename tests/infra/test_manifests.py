@@ -293,7 +293,7 @@ def test_the_role_for_trainjobs_is_no_wider_than_needed() -> None:
     }
     jobs = {
         ("trainer.kubeflow.org", "trainjobs", verb)
-        for verb in ("create", "get", "list", "watch", "delete")
+        for verb in ("create", "get", "list", "watch", "patch", "delete")
     }
     pods = {("", "pods", "get"), ("", "pods", "list"), ("", "pods/log", "get")}
     assert granted == jobs | pods

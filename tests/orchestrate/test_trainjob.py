@@ -148,9 +148,9 @@ def test_every_field_is_one_of_the_api_and_says_what_the_profile_says(
         "nvidia.com/gpu": "4",
     }
     env = {each["name"]: each for each in trainer["env"]}
-    key = {"name": "wentu-s3", "key": "AWS_ACCESS_KEY_ID"}
+    key = {"name": "wentu-s3", "key": "AWS_ACCESS_KEY_ID", "optional": True}
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"] == {"secretKeyRef": key}
-    listed = {"name": "wentu-config", "key": "endpoint"}
+    listed = {"name": "wentu-config", "key": "endpoint", "optional": True}
     assert env["AWS_ENDPOINT_URL_S3"]["valueFrom"] == {"configMapKeyRef": listed}
     assert env["NCCL_DEBUG"]["value"] == "WARN"
     (patch,) = spec["runtimePatches"]
