@@ -22,6 +22,8 @@ from wentu.errors import InputError
 EXPERIMENT = "wentu"
 MODEL = "wentu"
 """Name of the registered model that carries the aliases champion and previous."""
+LAST = "promote"
+"""The stage that a run ends with."""
 SILENCE = 60.0
 """Seconds without a metric after a server did not answer."""
 
@@ -100,8 +102,8 @@ class MlflowTracker(Tracker):
     A server that is gone for a while costs points of a curve, never the work that they tell of.
     """
 
-    def __init__(self, client: Any, parent: str, child: str) -> None:
-        self._client, self._parent, self.id = client, parent, child
+    def __init__(self, client: Any, parent: str, child: str, *, last: bool = False) -> None:
+        self._client, self._parent, self.id, self._last = client, parent, child, last
         self._silent_until = 0.0
 
     @classmethod
@@ -112,7 +114,8 @@ class MlflowTracker(Tracker):
         number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
         parent = cls._find_parent(client, number, run)
         tags = {"mlflow.parentRunId": parent, "mlflow.runName": stage, "wentu.stage": stage}
-        made = cls(client, parent, client.create_run(number, tags=tags).info.run_id)
+        child = client.create_run(number, tags=tags).info.run_id
+        made = cls(client, parent, child, last=stage == LAST)
         server = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
         if server.startswith("http"):
             made.link = f"{server}/#/experiments/{number}/runs/{parent}"
@@ -123,6 +126,8 @@ class MlflowTracker(Tracker):
         query = f"tags.`wentu.run` = '{run}'"
         found = client.search_runs([experiment], query, max_results=1)
         if found:
+            if found[0].info.status != "RUNNING":  # a stage that failed is tried again
+                client.update_run(found[0].info.run_id, "RUNNING")
             return str(found[0].info.run_id)
         tags = {"wentu.run": run, "mlflow.runName": run}
         return str(client.create_run(experiment, tags=tags).info.run_id)
@@ -170,6 +175,9 @@ class MlflowTracker(Tracker):
     def close(self, status: str) -> None:
         with self._tolerated():
             self._client.set_terminated(self.id, status)
+            # `wentu run` ends the whole run itself; on a cluster nobody waits to do so.
+            if "WENTU_RUN_DIR" not in os.environ and (self._last or status == "FAILED"):
+                self._client.set_terminated(self._parent, status)
 
 
 def open_tracker(stage: str) -> Tracker:
