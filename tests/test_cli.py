@@ -355,3 +355,24 @@ def test_plan_changes_nothing_and_says_what_a_run_would_do(built: Any, tmp_path:
     assert "24 pictures, 28 training pairs" in shown.output
     for name in ("attempts", "pointer", "splits", "inventories"):
         assert not (tmp_path / "store" / name).exists()
+
+
+def test_a_package_that_was_left_out_is_named_with_what_to_install(
+    built: Any, tmp_path: Path
+) -> None:
+    """As in the image that serves, which has no kfp."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['kfp'] = None", "utf-8")
+    words = ["run", "--pictures", str(built.collection), "--store", str(tmp_path / "store")]
+    words += ["--no-train", "--model", built.store]
+    env = os.environ | {"PYTHONPATH": f"{hidden}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from wentu.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        env=env | {"WENTU_TRACKING": "off"},
+    )
+    assert done.returncode == 2
+    assert "this needs the package kfp: pip install 'wentu[run]'." in done.stderr
+    assert "Traceback" not in done.stderr

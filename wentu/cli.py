@@ -12,7 +12,7 @@ import click
 import typer
 
 from wentu.commands import chinese
-from wentu.errors import WentuError
+from wentu.errors import InputError, WentuError
 from wentu.language import pick, set_language
 from wentu.stages import STAGES
 
@@ -217,6 +217,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        _say(missing(error))
+        sys.exit(InputError.exit_code)
     except OSError as error:  # no room, no permission, a file where a folder should be
         if isinstance(error, BrokenPipeError):
             sys.exit(141)
@@ -230,6 +233,20 @@ def main() -> None:
             )
         )
         sys.exit(130)
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """What to install for a package that this installation left out; raises any other error."""
+    from wentu.settings import EXTRAS
+
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return pick(
+                f"this needs the package {package}: pip install 'wentu[{extra}]'.",
+                f"需要软件包 {package}：请运行 pip install 'wentu[{extra}]'。",
+            )
+    raise error
 
 
 def _say(text: str) -> None:

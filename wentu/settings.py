@@ -27,6 +27,15 @@ from wentu.errors import InputError
 from wentu.language import pick
 
 Value = TypeVar("Value")
+EXTRAS = {
+    "train": ("torch", "torchvision", "cn_clip", "open_clip", "mlflow", "lmdb", "matplotlib"),
+    "export": ("onnx", "onnxruntime"),
+    "index": ("faiss",),
+    "run": ("kfp",),
+    "cluster": ("croniter", "kfp_server_api", "kubernetes", "kubeflow_trainer_api"),
+    "serve": ("fastapi", "uvicorn", "python_multipart"),
+}
+"""What an installation may leave out: extra -> packages, by name of import."""
 
 
 def store_place() -> str:

@@ -26,7 +26,7 @@ from wentu.language import pick
 from wentu.orchestrate import pods
 from wentu.orchestrate.probes import ask, settings, silent
 from wentu.orchestrate.profile import Profile
-from wentu.settings import cache_folder
+from wentu.settings import EXTRAS, cache_folder
 from wentu.storage import is_remote, local_path
 
 State = Literal["ok", "warn", "fail", "-"]
@@ -35,14 +35,6 @@ ROOM = 10e9
 OLDEST = (2, 5)
 """Of KFP's servers: the first that reads each part of what we send (resources as texts, secrets
 that may be missing, emptyDir)."""
-NEEDED = {
-    "train": ("torch", "torchvision", "cn_clip", "mlflow"),
-    "export": ("onnx", "onnxruntime"),
-    "index": ("faiss",),
-    "run": ("kfp",),
-    "cluster": ("croniter", "kubernetes"),
-}
-"""Extra -> what it installs, by name of import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +88,7 @@ def _python() -> Check:
 def _packages() -> Check:
     missing = {
         extra: [name for name in names if find_spec(name) is None]
-        for extra, names in NEEDED.items()
+        for extra, names in EXTRAS.items()
     }
     extras = [extra for extra, names in missing.items() if names]
     found = ", ".join([f"wentu {__version__}", *_versions("kfp", "torch", "mlflow", "onnxruntime")])
