@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
 from wentu.errors import FormatError
-from wentu.formats import digest_of
+from wentu.formats import batched, digest_of
 
 Row = list[Any]
 
@@ -50,16 +51,15 @@ class Listing:
         between = b""
         with (
             path.open("wb") as raw,
-            gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=5, mtime=0) as file,
+            gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as file,
         ):
-            for row in rows:
-                text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-                line = text.encode("utf-8", "surrogatepass")
-                seen.update(between + line)  # as digest_of has it of all rows at once
+            for part in batched(rows, 1000):  # one by one, the calls would take most of the time
+                lines = [_canonical(row).encode("utf-8", "surrogatepass") for row in part]
+                seen.update(between + b",".join(lines))  # as digest_of has it of all rows at once
                 between = b","
-                file.write(line + b"\n")
-                if row[0] == "picture":
-                    pictures, size = pictures + 1, size + row[2]
+                file.write(b"\n".join(lines) + b"\n")
+                found = [row[2] for row in part if row[0] == "picture"]
+                pictures, size = pictures + len(found), size + sum(found)
         seen.update(b"]")
         return cls(path=path, digest=seen.hexdigest(), pictures=pictures, size=size)
 
@@ -70,6 +70,13 @@ class Listing:
         ):
             for line in file:
                 yield json.loads(line)
+
+
+def _canonical(row: Row) -> str:
+    """The JSON that ``digest_of`` makes of a row; of a picture's put together by hand, faster."""
+    if row[0] == "picture":
+        return f'["picture",{encode_basestring(row[1])},{row[2]},"{row[3]}"]'
+    return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def pictures_of(rows: Iterable[Any], rest: list[Row] | None = None) -> Iterator[Row]:
