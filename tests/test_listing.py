@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from wentu.errors import FormatError
 from wentu.formats import digest_of
-from wentu.listing import Listing, pictures_of, side_by_side, write_without
-from wentu.stages.inventory import compare
+from wentu.listing import Listing, compare, pictures_of, side_by_side, write_without
 
 NAMES = st.text(min_size=1, max_size=6) | st.sampled_from(
     ["a", "a.jpg", "a/b.jpg", '"\\\n\t', "文 😀", "\udcff"]

@@ -27,15 +27,7 @@ from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
-from wentu.listing import (
-    Listing,
-    Row,
-    captions_of,
-    forgotten_of,
-    key_of,
-    pictures_of,
-    side_by_side,
-)
+from wentu.listing import Comparison, Listing, compare, key_of, pictures_of
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -77,28 +69,6 @@ class Config(StageConfig):
     def check(self) -> None:
         self.need(self.min_new >= -1, "min_new", "give -1 or more.", "应为 -1 或更大。")
         self.need_share("max_deleted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """A listing against an earlier one, in pictures."""
-
-    new: int
-    edited: int
-    deleted: int
-    captions: bool
-
-    @property
-    def pictures(self) -> int:
-        """All pictures that changed."""
-        return self.new + self.edited + self.deleted
-
-    def __str__(self) -> str:
-        text = pick(
-            f"{self.new:,} new, {self.edited:,} edited, {self.deleted:,} deleted",
-            f"新增 {self.new:,}，修改 {self.edited:,}，删除 {self.deleted:,}",
-        )
-        return text + (pick(", captions changed", ",描述有变化") if self.captions else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,40 +229,6 @@ class DigestCache:
     def close(self) -> None:
         """Close the database; everything learned is in it already."""
         self._db.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A listing beside an earlier one."""
-
-    changes: Changes
-    total: int
-    """Pictures of the earlier one, but for those that gc dropped from it."""
-    missing: Counter[int]
-    """Those whose path is no more, by what their digest begins with."""
-
-
-def compare(rows: Iterable[Any], before: Iterable[Any]) -> Comparison:
-    """What changed from the listing ``before`` to ``rows``; streams both."""
-    others: tuple[list[Row], list[Row]] = [], []
-    new = edited = total = 0
-    missing: Counter[int] = Counter()
-    for old, row in side_by_side(pictures_of(before, others[0]), pictures_of(rows, others[1])):
-        if old is None:
-            new += 1
-            continue
-        total += 1
-        if row is None:
-            missing[key_of(old[3])] += 1
-        else:
-            edited += old[3] != row[3]
-    changes = Changes(
-        new=new,
-        deleted=missing.total() + forgotten_of(others[0]),
-        edited=edited,
-        captions=captions_of(others[0]) != captions_of(others[1]),
-    )
-    return Comparison(changes=changes, total=total, missing=missing)
 
 
 class Against:
