@@ -13,6 +13,7 @@ from pathlib import Path
 from wentu.listing import pictures_of
 from wentu.orchestrate.local import is_alive
 from wentu.storage import is_remote, local_path
+from wentu.storage.s3 import Objects
 from wentu.store import Release, Store
 
 HOLDING = ("pairs", "pack-lmdb", "features", "index")
@@ -26,7 +27,7 @@ def forget_digests(store: Store, current: Release) -> None:
     pictures = str(current.parameters.get("pictures", ""))
     if not path.exists() or not pictures:
         return
-    top = pictures.rstrip("/") if is_remote(pictures) else _absolute(pictures)
+    top = _top(pictures)
     with closing(sqlite3.connect(path, timeout=60)) as db:
         db.execute("PRAGMA secure_delete = ON")
         db.execute("CREATE TEMP TABLE here (path TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -41,7 +42,10 @@ def forget_digests(store: Store, current: Release) -> None:
             db.execute("VACUUM")
 
 
-def _absolute(pictures: str) -> str:
+def _top(pictures: str) -> str:
+    """What paths of a collection begin with, also where it is out of reach now."""
+    if is_remote(pictures):
+        return Objects(pictures).place
     return os.path.normpath(local_path(pictures).absolute())
 
 

@@ -84,6 +84,7 @@ def _estimate(
     answer = inventory.decide(
         store,
         listed,
+        inventory.Against(store, listed),
         str(values["captions"]),
         model,
         training_settings(pairs=config_of("pairs", values).text(), finetune=settings.text()),

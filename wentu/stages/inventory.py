@@ -9,6 +9,7 @@ the memory of a few (see wentu/listing.py).
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import sqlite3
 import tempfile
@@ -26,15 +27,7 @@ from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
-from wentu.listing import (
-    Listing,
-    Row,
-    captions_of,
-    forgotten_of,
-    key_of,
-    pictures_of,
-    side_by_side,
-)
+from wentu.listing import Comparison, Listing, compare, key_of, pictures_of
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -76,28 +69,6 @@ class Config(StageConfig):
     def check(self) -> None:
         self.need(self.min_new >= -1, "min_new", "give -1 or more.", "应为 -1 或更大。")
         self.need_share("max_deleted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """A listing against an earlier one, in pictures."""
-
-    new: int
-    edited: int
-    deleted: int
-    captions: bool
-
-    @property
-    def pictures(self) -> int:
-        """All pictures that changed."""
-        return self.new + self.edited + self.deleted
-
-    def __str__(self) -> str:
-        text = pick(
-            f"{self.new:,} new, {self.edited:,} edited, {self.deleted:,} deleted",
-            f"新增 {self.new:,}，修改 {self.edited:,}，删除 {self.deleted:,}",
-        )
-        return text + (pick(", captions changed", ",描述有变化") if self.captions else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +128,9 @@ def inventory(
         share_marks(collection, vault, listed)
         if skipped.total:
             stage.progress.tell(str(skipped))
-        refuse_vanished(collection.place, listed, vault, config)
-        answer = decide(vault, listed, captions, model, settings, config)
+        against = Against(vault, listed)
+        refuse_vanished(collection.place, listed, vault, against, config)
+        answer = decide(vault, listed, against, captions, model, settings, config)
         if answer.decision == "train":
             attempt = Attempt(
                 inventory=listed.digest,
@@ -201,13 +173,13 @@ def listing(
 @contextmanager
 def spooled(found: Iterable[Found]) -> Iterator[tuple[int, Iterator[Found]]]:
     """How many there are, and they: kept in a file, for memory would grow with their number."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogatepass") as file:
+    with tempfile.TemporaryFile() as file:
         count = 0
         for each in found:
             count += 1
-            file.write(json.dumps([each.path, each.size, each.mark], ensure_ascii=False) + "\n")
+            marshal.dump((each.path, each.size, each.mark), file)
         file.seek(0)
-        rows = (json.loads(line) for line in file)
+        rows = (marshal.load(file) for _ in range(count))
         yield count, (Found(path=path, size=size, mark=mark) for path, size, mark in rows)
 
 
@@ -321,36 +293,29 @@ class DigestCache:
         self._db.close()
 
 
-def compare(rows: Iterable[Any], before: Iterable[Any]) -> Changes:
-    """What changed from the listing ``before`` to ``rows``; streams both."""
-    others: tuple[list[Row], list[Row]] = [], []
-    new = edited = deleted = 0
-    for old, row in side_by_side(pictures_of(before, others[0]), pictures_of(rows, others[1])):
-        if old is None:
-            new += 1
-        elif row is None:
-            deleted += 1
-        else:
-            edited += old[3] != row[3]
-    return Changes(
-        new=new,
-        deleted=deleted + forgotten_of(others[0]),
-        edited=edited,
-        captions=captions_of(others[0]) != captions_of(others[1]),
-    )
+class Against:
+    """The listings that a store remembers, each compared with the one of now at most once."""
+
+    def __init__(self, store: Store, listed: Listing) -> None:
+        self._store, self._listed = store, listed
+        self._found: dict[str, Comparison] = {}
+
+    def __call__(self, inventory: str) -> Comparison:
+        """Compare with the one of that digest."""
+        if inventory not in self._found:
+            self._found[inventory] = compare(self._listed, self._store.inventory(inventory))
+        return self._found[inventory]
 
 
-def refuse_vanished(root: str, listed: Listing, store: Store, config: Config) -> None:
+def refuse_vanished(
+    root: str, listed: Listing, store: Store, against: Against, config: Config
+) -> None:
     """Stop where most of what the current release serves is gone: seldom is that meant."""
     current = store.current()
-    if current is None:
+    if current is None or current[1].inventory == listed.digest:
         return
-    total, missing = 0, Counter[int]()
-    before = pictures_of(store.inventory(current[1].inventory))
-    for old, row in side_by_side(before, pictures_of(listed)):
-        total += old is not None
-        if old and row is None:
-            missing[key_of(old[3])] += 1
+    found = against(current[1].inventory)
+    total, missing = found.total, Counter(found.missing)
     if missing.total() > config.max_deleted * total:
         for row in pictures_of(listed):  # what was renamed or moved is still here, by its bytes
             missing.pop(key_of(row[3]), None)
@@ -368,6 +333,7 @@ def refuse_vanished(root: str, listed: Listing, store: Store, config: Config) ->
 def decide(
     store: Store,
     listed: Listing,
+    against: Against,
     captions: str,
     model: str,
     settings: str,
@@ -392,7 +358,7 @@ def decide(
     if trainable and not pinned:
         start, start_digest = _start(model, config.scratch)
         shaped_by = _shaped_by(settings, start, start_digest)
-        reason = _why_train(store, listed, shaped_by, config)
+        reason = _why_train(store, listed, against, shaped_by, config)
         if reason:
             return answer("train", reason, start, start_digest)
     # Where training is not due, the model that it would start from says nothing: the one that is
@@ -406,7 +372,7 @@ def decide(
     if same and release.inventory == listed.digest:
         reason = pick("nothing changed since the current release", "自当前版本以来没有变化")
         return answer("skip", reason + held, use, use_digest)
-    reason = str(compare(listed, store.inventory(release.inventory)))
+    reason = str(against(release.inventory).changes)
     if not same:
         reason += pick(", another model", "，换用其他模型")
     return answer("refresh", reason + held, use, use_digest)
@@ -428,7 +394,9 @@ def _shaped_by(settings: str, start: str, start_digest: str) -> str:
     return digest_of([settings, start_digest or start])
 
 
-def _why_train(store: Store, listed: Listing, settings: str, config: Config) -> str:
+def _why_train(
+    store: Store, listed: Listing, against: Against, settings: str, config: Config
+) -> str:
     """The reason to train now, or nothing."""
     last = store.last_attempt()
     if last is None:
@@ -440,7 +408,7 @@ def _why_train(store: Store, listed: Listing, settings: str, config: Config) -> 
         return pick("the last training did not finish", "上次训练没有完成") if unfinished else ""
     if store.current() is None:  # there is nothing yet that a refresh could serve with
         return pick("no training finished so far", "此前没有训练完成")
-    changes = compare(listed, store.inventory(last.inventory))
+    changes = against(last.inventory).changes
     least = config.min_new if config.min_new >= 0 else max(1, round(0.05 * last.pictures))
     if changes.pictures >= least:
         return pick(f"{changes} since the last training", f"自上次训练：{changes}")
