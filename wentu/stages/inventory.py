@@ -27,7 +27,7 @@ from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
-from wentu.listing import Comparison, Listing, compare, key_of, pictures_of
+from wentu.listing import Comparison, Listing, Row, compare, key_of, pictures_of
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
