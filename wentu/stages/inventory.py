@@ -27,7 +27,7 @@ from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.errors import InputError
 from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
-from wentu.listing import Comparison, Listing, compare, key_of, pictures_of
+from wentu.listing import Comparison, Listing, compare_lines, key_of, pictures_of
 from wentu.progress import Reporter
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -241,7 +241,8 @@ class Against:
     def __call__(self, inventory: str) -> Comparison:
         """Compare with the one of that digest."""
         if inventory not in self._found:
-            self._found[inventory] = compare(self._listed, self._store.inventory(inventory))
+            before = self._store.inventory_lines(inventory)
+            self._found[inventory] = compare_lines(self._listed.lines(), before)
         return self._found[inventory]
 
 
