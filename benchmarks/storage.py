@@ -127,8 +127,8 @@ def serve(count: int) -> None:
 
 def remember(store: Path, count: int) -> None:
     """The digests of the collection before, as if it had been read then."""
+    from wentu.digests import DigestCache
     from wentu.formats import bytes_digest
-    from wentu.stages.inventory import DigestCache
 
     path = store / "work/digests.sqlite"
     with closing(DigestCache(path)):

@@ -29,7 +29,7 @@ ROOMS = (
     ("wentu.storage", "wentu.ann", "wentu.report", "wentu.tracking"),
     ("wentu.listing", "wentu.notices"),
     ("wentu.store", "wentu.captions", "wentu.collection", "wentu.stage"),
-    ("wentu.splits", "wentu.clip"),
+    ("wentu.splits", "wentu.digests", "wentu.clip"),
     ("wentu.catalog", "wentu.training", "wentu.search", "wentu.zeroshot"),
     ("wentu.interchange", "wentu.verdict"),
     ("wentu.stages",),

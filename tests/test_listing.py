@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wentu.errors import FormatError
 from wentu.formats import digest_of
-from wentu.listing import Listing, compare, pictures_of, side_by_side, write_without
+from wentu.listing import Listing, compare, compare_lines, pictures_of, side_by_side, write_without
 
 NAMES = st.text(min_size=1, max_size=6) | st.sampled_from(
     ["a", "a.jpg", "a/b.jpg", '"\\\n\t', "文 😀", "\udcff"]
@@ -59,6 +59,12 @@ def test_changes_are_those_of_sets(
     assert found.deleted == len(before) - len(shared)
     assert found.edited == sum(before[path] != after[path] for path in shared)
     assert found.captions is captions
+    for comma in (",", ", "):  # as it is written now, and as it was written before
+        lines = [
+            [json.dumps(row, separators=(comma, ":")).encode() + b"\n" for row in rows]
+            for rows in (rows_of(after, "d" if captions else "c"), rows_of(before))
+        ]
+        assert compare_lines(*map(iter, lines)).changes == found
     merged = list(side_by_side(pictures_of(rows_of(before)), pictures_of(rows_of(after))))
     assert [(a or b or ["", ""])[1] for a, b in merged] == sorted(before.keys() | after.keys())
 

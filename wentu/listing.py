@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wentu.errors import FormatError
 from wentu.formats import batched, digest_of
 from wentu.language import pick
 
 Row = list[Any]
+Others = tuple[list[Row], list[Row]]
+"""Rows that are no pictures', of the listing before and of the one now."""
+_PICTURE = b'["picture",'
+_SAME: Row = ["picture", "", 0, ""]
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
@@ -33,6 +38,12 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False) + "\n"
             file.write(line.encode("utf-8", "surrogatepass"))
+
+
+def lines_of(raw: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a gzipped file, each with its end."""
+    with gzip.GzipFile(fileobj=raw) as file, io.BufferedReader(file, 1 << 20) as lines:
+        yield from lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +76,14 @@ class Listing:
         seen.update(b"]")
         return cls(path=path, digest=seen.hexdigest(), pictures=pictures, size=size)
 
+    def lines(self) -> Iterator[bytes]:
+        """Its lines as they lie there."""
+        with self.path.open("rb") as raw:
+            yield from lines_of(raw)
+
     def __iter__(self) -> Iterator[Row]:
-        with (
-            self.path.open("rb") as raw,
-            gzip.open(raw, "rt", encoding="utf-8", errors="surrogatepass") as file,
-        ):
-            for line in file:
-                yield json.loads(line)
+        for line in self.lines():
+            yield json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 def _canonical(row: Row) -> str:
@@ -165,10 +177,49 @@ class Comparison:
 
 def compare(rows: Iterable[Any], before: Iterable[Any]) -> Comparison:
     """What changed from the listing ``before`` to ``rows``; streams both."""
-    others: tuple[list[Row], list[Row]] = [], []
+    others: Others = [], []
+    return _counted(
+        side_by_side(pictures_of(before, others[0]), pictures_of(rows, others[1])), others
+    )
+
+
+def compare_lines(lines: Iterator[bytes], before: Iterator[bytes]) -> Comparison:
+    """The same of listings as they lie in files: equal lines, nearly all, are not even parsed."""
+    others: Others = [], []
+    return _counted(_lines_side_by_side(before, lines, others), others)
+
+
+def _lines_side_by_side(
+    one: Iterator[bytes], other: Iterator[bytes], others: Others
+) -> Iterator[tuple[Row | None, Row | None]]:
+    a, b = next(one, b""), next(other, b"")
+    while a or b:
+        if a == b and a.startswith(_PICTURE):
+            yield _SAME, _SAME
+            a, b = next(one, b""), next(other, b"")
+            continue
+        old, new = (json.loads(line.decode("utf-8", "surrogatepass") or "null") for line in (a, b))
+        if old and old[0] != "picture":
+            others[0].append(old)
+            a = next(one, b"")
+        elif new and new[0] != "picture":
+            others[1].append(new)
+            b = next(other, b"")
+        elif new is None or (old is not None and old[1] < new[1]):
+            yield old, None
+            a = next(one, b"")
+        elif old is None or new[1] < old[1]:
+            yield None, new
+            b = next(other, b"")
+        else:
+            yield old, new
+            a, b = next(one, b""), next(other, b"")
+
+
+def _counted(pairs: Iterable[tuple[Row | None, Row | None]], others: Others) -> Comparison:
     new = edited = total = 0
     missing: Counter[int] = Counter()
-    for old, row in side_by_side(pictures_of(before, others[0]), pictures_of(rows, others[1])):
+    for old, row in pairs:
         if old is None:
             new += 1
             continue

@@ -33,7 +33,7 @@ from typing import Any
 
 from wentu.errors import FormatError, InputError, ServiceError, StaleError
 from wentu.formats import FORMAT, STORE_MARK, digest_of, folder_sha256, parse_json
-from wentu.listing import Listing, write_lines
+from wentu.listing import Listing, lines_of, write_lines
 from wentu.storage import is_remote, open_storage
 
 COMPACT_ABOVE = 8
@@ -231,6 +231,14 @@ class Store:
 
         One that gc went over has a row ["forgotten", n] for the n pictures deleted since.
         """
+        return self.lines(self._inventory_key(digest))
+
+    def inventory_lines(self, digest: str) -> Iterator[bytes]:
+        """The same, as its lines lie there."""
+        with self.storage.open(self._inventory_key(digest)) as raw:
+            yield from lines_of(raw)
+
+    def _inventory_key(self, digest: str) -> str:
         key = f"inventories/{digest}.jsonl.gz"
         if not self.storage.exists(key):
             key = f"inventories/{digest}.forgotten.jsonl.gz"
@@ -239,7 +247,7 @@ class Store:
                 f"{self.place} has no inventory {digest}; run `wentu inventory` first.",
                 f"{self.place} 中没有清单 {digest}，请先运行 wentu inventory。",
             )
-        return self.lines(key)
+        return key
 
     def assignments(self) -> Iterator[tuple[int, int, str]]:
         """(picture id, group, split) of every picture that was ever given a split."""
