@@ -40,10 +40,10 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done'
 
-proofs: $(READY)  ## kills, races, real data, three demos: about 45 minutes on two cores
+proofs: $(READY)  ## kills, races, real data, a demo: about 30 minutes on two cores
 	$(PYTEST) -m heavy -rP --show-capture=stdout --durations=0
 
-exhaustive: $(READY)  ## 10,000 damaged files for each reader, every character: about 40 minutes
+exhaustive: $(READY)  ## 10,000 damaged files for each reader, two more demos, naming: over an hour
 	$(PYTEST) -m exhaustive
 
 images:  ## container images; IMAGES="cpu serve", TAG=…, BUILD_ARGS=… (docs/images.md)
