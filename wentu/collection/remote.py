@@ -10,13 +10,15 @@ from wentu.collection.names import SNIFFED, is_junk_folder, kind_of_bytes, kind_
 from wentu.collection.skipped import Tell
 from wentu.errors import ServiceError
 from wentu.formats import STORE_MARK
-from wentu.storage.s3 import PARALLEL, Objects, code_of
+from wentu.storage.s3 import Objects, code_of
 
 STORE_ROOMS = {STORE_MARK, "attempts", "inventories", "locks", "models", "pointer", "releases"}
 STORE_ROOMS |= {"segments", "splits", "thumbnails", "work"}
 """What a store inside the collection has first, by name: only there its mark is asked for."""
 
 
+READS = 16
+"""At once: whoever reads also decodes, and that takes memory."""
 _UNREADABLE = ("AccessDenied", "InvalidObjectState")
 
 
@@ -25,7 +27,7 @@ class RemoteCollection(Collection):
 
     def __init__(self, place: str) -> None:
         self._objects = Objects(place)
-        super().__init__(place, self._objects.place, parallel=PARALLEL)
+        super().__init__(place, self._objects.place, parallel=READS)
 
     def walk(self, skipped: Tell) -> Iterator[Found]:
         # S3 lists by the bytes of UTF-8, which is the order of code points, as of ``sorted``.

@@ -28,8 +28,9 @@ ATTEMPTS = 8
 """Of a request, by botocore, and of a transfer whose body was cut or changed, by us."""
 LARGE = 64 * 2**20
 """Bytes above which a file goes and comes in parts, several at a time."""
-PARALLEL = 16
-"""Requests under way at once."""
+PARALLEL, PARTS = 32, 8
+"""Requests under way at once, for they mostly wait; and parts of one large file."""
+BLOCK = 2**20
 SHA, TOKEN = "wentu-sha256", "wentu-token"
 """Metadata of what we write: its digest; and which call wrote it."""
 _AGAIN = ("XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody", "ConditionalRequestConflict")
@@ -156,7 +157,12 @@ class Objects:
         from boto3.s3.transfer import TransferConfig
 
         def attempt() -> None:
-            answer = client().head_object(**self.where(key))
+            # One request for a small one; boto3's transfers ask three times, with threads for each.
+            answer = client().get_object(**self.where(key))
+            if answer["ContentLength"] <= LARGE:
+                self._save(answer, path)
+                return
+            answer["Body"].close()
             client().download_file(
                 self.bucket,
                 self.prefix + key,
@@ -166,6 +172,19 @@ class Objects:
             check(file_sha256(path), lambda: _file_md5(path), answer)
 
         self._got(attempt, key)
+
+    @staticmethod
+    def _save(answer: dict[str, Any], path: Path) -> None:
+        """The body of an answer into a file; raises Changed where it breaks off or is another."""
+        from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+
+        try:
+            with path.open("wb") as file:
+                for block in answer["Body"].iter_chunks(BLOCK):
+                    file.write(block)
+        except (ReadTimeoutError, ConnectionClosedError) as error:
+            raise Changed(str(error)) from error
+        check(file_sha256(path), lambda: _file_md5(path), answer)
 
     def list(self, prefix: str = "", *, deep: bool = False) -> Iterator[Entry]:
         """Objects whose keys begin so, in the order of their bytes, a thousand a request.
@@ -220,11 +239,12 @@ class Objects:
             if isinstance(data, bytes):
                 more = {"IfNoneMatch": "*"} if only_new else {}
                 client().put_object(**self.where(key), **known, **more, Body=data)
-            elif only_new:
+            elif only_new or data.stat().st_size <= LARGE:
+                more = {"IfNoneMatch": "*"} if only_new else {}
                 with data.open("rb") as file:
-                    client().put_object(**self.where(key), **known, IfNoneMatch="*", Body=file)
+                    client().put_object(**self.where(key), **known, **more, Body=file)
             else:
-                parts = TransferConfig(multipart_threshold=LARGE, max_concurrency=PARALLEL)
+                parts = TransferConfig(multipart_threshold=LARGE, max_concurrency=PARTS)
                 whole = self.prefix + key
                 client().upload_file(str(data), self.bucket, whole, ExtraArgs=known, Config=parts)
 
@@ -374,4 +394,4 @@ def _file_md5(path: Path) -> str:
 
 def threads() -> int:
     """How many requests at once are worth it here."""
-    return min(PARALLEL, 4 * (os.cpu_count() or 1) + 4)
+    return min(PARALLEL, 8 * (os.cpu_count() or 1) + 16)
