@@ -32,7 +32,7 @@ HANDED_ON = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 HANDED_ON += ("AWS_DEFAULT_REGION", "OMP_NUM_THREADS")
 """What the containers get of the environment of the tests, where it is set."""
 EPOCHS = 4
-"""Of the demo's 15: enough to be sure of its answers, a minute on two cores."""
+"""Of the demo's 15: enough to find far more than chance does, a minute on two cores."""
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.containers
 def engines(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
     """The release of the containers, and that of a local run from the same checkpoint."""
     store = str(tmp_path_factory.mktemp("local") / "store")
-    checkpoint = str(ran.artifact("finetune/checkpoint"))
+    checkpoint = str(ran.artifact("finetune/checkpoint/epoch_best.pt"))
     where = ["--pictures", str(ran.drawn), "--captions", str(ran.drawn), "--store", store]
     must("run", *where, "--model", checkpoint, "--no-train")
     both = Engine.open(ran.store), Engine.open(store)
