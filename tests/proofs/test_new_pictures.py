@@ -32,8 +32,8 @@ from wentu.store import Store
 pytestmark = pytest.mark.heavy
 
 TOKEN = "proof-token"
-BATCH, BATCHES, MIN_NEW = 5, 10, 40
-"""Nightly batches of 50 with --min-new 400, a tenth of the size."""
+BATCH, BATCHES, MIN_NEW = 50, 10, 400
+"""Nightly batches."""
 SIZES = {"train": 24, "valid": 8, "test": 12}
 GONE = (500, 501, 3)
 """Pictures that are deleted in the end: two that came later, one of the first."""
