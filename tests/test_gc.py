@@ -333,6 +333,12 @@ def test_leftovers_of_killed_writers_and_unused_parts_go(store: str) -> None:
         (home / name).write_bytes(b"x" * 10)
     (home / "work" / "0123").mkdir(parents=True)
     (home / "work" / "0123" / "state.pt").write_bytes(b"x" * 100)
+    for name in ("trainings/0123/job.json", "parts/4567/train/data.mdb"):  # of several machines
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_bytes(b"x" * 50)
+    shard = home / "runs/r/artifacts/wentu-1/for-loop-2-iteration-0/features-2/vectors"
+    shard.mkdir(parents=True)
+    (shard / "vectors.npy").write_bytes(b"x" * 70)
     before = current(store)
     plan = gc(store, dry_run=True)
     counts = {kind: (each.count, each.size) for kind, each in plan.removed.items()}
@@ -341,6 +347,8 @@ def test_leftovers_of_killed_writers_and_unused_parts_go(store: str) -> None:
     assert counts["thumbnails"] == (1, 10)
     assert counts["releases"] == (1, 10)
     assert counts["work"] == (1, 100)
+    assert (counts["trainings"], counts["parts"]) == ((1, 50), (1, 50))
+    assert counts["runs"] == (1, 70)
     assert (home / "work/0123/state.pt").exists()
     assert gc(store) == plan
     assert current(store) == before
@@ -391,13 +399,21 @@ def test_a_training_under_way_is_not_made_stale(
     number = vault.record_attempt(Attempt(inventory=listing, settings="s", pictures=1))
     (Path(store) / "work/abc").mkdir()
     (Path(store) / "work/abc/state").write_bytes(b"x")
+    (Path(store) / "trainings/abc").mkdir(parents=True)
+    (Path(store) / "trainings/abc/job.json").write_bytes(b"x")
+    pictures = set((Path(store) / "thumbnails").rglob("*.jpg"))
     before = vault.pointer()
     assert "a training is under way" in gc(store).waits
     assert vault.pointer() == before
     assert (Path(store) / "work/abc/state").exists()
+    assert (Path(store) / "trainings/abc/job.json").exists()
+    # A picture that comes back takes its vector from the dead row, and is not decoded again.
+    assert set((Path(store) / "thumbnails").rglob("*.jpg")) == pictures
     vault.end_attempt(number)
     assert not gc(store).waits
     assert not (Path(store) / "work/abc").exists()
+    assert not (Path(store) / "trainings/abc").exists()
+    assert len(set((Path(store) / "thumbnails").rglob("*.jpg"))) < len(pictures)
 
 
 def test_a_run_at_work_is_waited_for_by_the_user(store: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from wentu.clip.bundle import bundle_digest
 from wentu.errors import QualityError, StaleError
 from wentu.formats import file_sha256, read_manifest
-from wentu.stages.promote import Config, promote
+from wentu.stages.promote import Config, promote, publish
 from wentu.store import Pointer, Release, Store
 
 Refresh = Callable[..., Any]
@@ -187,6 +187,36 @@ def test_a_training_that_lost_the_race_has_no_verdict(
     with pytest.raises(StaleError):
         again(built, store, tmp_path / "out", attempt=number)
     assert not vault.attempt_ended()
+
+
+def test_a_refresh_during_a_training_does_not_lose_the_training(store: str) -> None:
+    """As on a cluster, where a receiver and a schedule may both submit runs."""
+    vault, (_, first) = Store(store), current(store)
+    refreshed = vault.write_release(replace(first, pictures=25))
+    vault.publish(refreshed, after=1, reason="refresh")
+    trained = replace(first, model="b" * 32)
+    done = publish(vault, trained, 1, "train")
+    assert (done.number, done.release, done.reason) == (3, trained.id, "train")
+    assert publish(vault, trained, 1, "train") == done  # a retry
+    with pytest.raises(StaleError, match="pointer 3 is current, this run compared with 1"):
+        publish(vault, replace(first, model="c" * 32), 1, "train")
+    with pytest.raises(StaleError):
+        publish(vault, replace(first, pictures=26), 1, "refresh")
+
+
+def test_a_training_that_kept_the_model_leaves_the_newer_release(store: str) -> None:
+    vault, (_, first) = Store(store), current(store)
+    refreshed = vault.write_release(replace(first, pictures=25))
+    newer = vault.publish(refreshed, after=1, reason="refresh")
+    assert publish(vault, replace(first, pictures=23), 1, "train") == newer
+
+
+def test_a_rollback_during_a_training_stands(store: str) -> None:
+    vault, (_, first) = Store(store), current(store)
+    same = vault.write_release(replace(first, pictures=25))
+    vault.publish(same, after=1, reason="rollback", pinned=True)
+    with pytest.raises(StaleError):
+        publish(vault, replace(first, model="b" * 32), 1, "train")
 
 
 # --- mistakes ---------------------------------------------------------------------------------

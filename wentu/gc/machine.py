@@ -59,7 +59,8 @@ def outputs_of_runs(store: Store, grace: float, *, remove: bool) -> Iterator[int
         folders = [
             each
             for name in HOLDING
-            for each in run.glob(f"artifacts/*/{name}*")
+            for place in ("*", "*/for-loop-*")  # shards lie one deeper
+            for each in run.glob(f"artifacts/{place}/{name}*")
             if each.name.rstrip("-0123456789") == name
         ]
         record = run / "run.json"

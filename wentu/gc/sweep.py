@@ -20,8 +20,9 @@ from wentu.store import Pointer, Release, Store
 
 DIGESTS = "digests.sqlite"
 """In work/, of files by their paths: see machine.py."""
-UNDER_WAY = 7 * 86400.0
-"""Seconds for which a training that came to no verdict counts as one that goes on."""
+UNDER_WAY = 14 * 86400.0
+"""Seconds for which a training that came to no verdict counts as one that goes on; twice what a
+profile gives finetune by default, since it counts from its first attempt."""
 KINDS = {
     "models": ("models", "模型"),
     "segments": ("segments", "分段"),
@@ -237,6 +238,8 @@ def _unneeded(
         "inventories": lambda name: name.partition(".")[0] in listings,
         "releases": lambda name: name.partition(".")[0] in releases,
     }
+    if busy:  # dead rows wait, and a picture that comes back takes its vector from there:
+        del wanted["thumbnails"]  # nobody would draw its thumbnail again
     for kind, needs in wanted.items():
         for each in store.storage.walk(kind):
             young = grace and each.changed > before
@@ -251,6 +254,8 @@ def _folders(store: Store, kept: Kept, busy: bool) -> dict[str, set[str]]:
         "segments": {f"segments/{s.digest}" for each in kept.all for s in each.segments},
     }
     if not busy:  # a training that is taken up again finds its state by what it is given
+        # What several machines train from; of a training that has its verdict nothing is needed.
+        found |= {"parts": set(), "trainings": set()}
         found["work"] = {f"work/{DIGESTS}{end}" for end in ("", "-journal", "-wal", "-shm")}
     return found
 

@@ -78,6 +78,8 @@ def promote(
             if evaluation is not None:
                 vault.end_attempt(attempt)
             repair_aliases(vault)
+        if found.release != release.id:
+            release = vault.release(found.release)
         write_json(out / "release.json", {"release": release.id, "pointer": found.number})
         stage.counts |= {"release": release.id, "pictures": release.pictures}
         stage.progress.note(
@@ -167,19 +169,38 @@ def measured(
 
 
 def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointer:
-    """Make the release current; done already is fine, somebody else's is StaleError."""
-    store.write_release(release)
+    """Make the release current; done already is fine, somebody else's is StaleError.
+
+    A refresh that came during a training, as on a cluster it may, changes nothing of what the
+    training was compared with: its model is published after it. Where that model is the one that
+    is served already, the newer release stays. What the other one knew and this one does not (new
+    pictures, deleted ones) the next run finds, since it compares with this one's listing.
+    """
     now = store.pointer()
-    if now and now.release == release.id and now.number in (pointer, pointer + 1):
+    number = now.number if now else 0
+    if now and now.release == release.id and number >= pointer:
         return now
-    if (now.number if now else 0) != pointer:
-        raise StaleError(
-            f"pointer {now.number if now else 0} is current, this run compared with {pointer}: "
-            "its comparison is stale. Run again.",
-            f"当前指针是 {now.number if now else 0}，本次比较的是 {pointer}：已过期，请重新运行。",
-        )
+    if number != pointer:
+        if reason != "train" or not same_champion(store, pointer, now):
+            raise StaleError(
+                f"pointer {number} is current, this run compared with {pointer}: its comparison is "
+                "stale. Run again.",
+                f"当前指针是 {number}，本次比较的是 {pointer}：已过期，请重新运行。",
+            )
+        assert now is not None
+        if store.release(now.release).model == release.model:
+            return now
+    store.write_release(release)
     pinned = bool(now and now.pinned)
-    return store.publish(release.id, after=pointer, reason=reason, pinned=pinned)
+    return store.publish(release.id, after=number, reason=reason, pinned=pinned)
+
+
+def same_champion(store: Store, pointer: int, now: Pointer | None) -> bool:
+    """Is the model that a run was compared with the one that is served, and free to be replaced?"""
+    before = store.pointer(pointer) if pointer else None
+    if before is None or now is None or now.pinned:
+        return False
+    return store.release(before.release).model == store.release(now.release).model
 
 
 def repair_aliases(store: Store) -> None:
