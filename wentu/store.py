@@ -12,6 +12,8 @@
     releases/<id>.compacted.json    what gc left of it: no picture that was deleted since
     pointer/<n>.json          created, never changed; the highest number is current
     work/<digest>/            training state that survives a crash
+    parts/<digest>/           LMDB or weights of a training on several machines (s3://)
+    trainings/<key>/          job.json: what these machines train; failure.json: why it was in vain
     runs/<id>/                logs, artifacts and run.json of one pipeline run
 
 The pointer is the truth. To publish is to create the next number; of two that try, one gets it and

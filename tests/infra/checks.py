@@ -20,6 +20,7 @@ OUR_IMAGES = ("wentu/",)
 GIVEN = {  # name -> where the user is told to make it
     ("Secret", "wentu-s3"),
     ("Secret", "wentu-token"),
+    ("Secret", "wentu-watch-token"),
     ("Secret", "wentu-webhook"),
     ("Secret", "wentu-mlflow"),
     ("ServiceAccount", "pipeline-runner"),  # KFP's

@@ -221,6 +221,42 @@ def test_production_lets_in_only_who_is_named() -> None:
 
 
 @each_overlay
+def test_who_may_search_may_not_start_runs(overlay: str) -> None:
+    named = {
+        checks.name_of(owner): ref["name"]
+        for owner, pod in checks.pods(manifests(overlay))
+        for variable in pod["containers"][0]["env"]
+        if (ref := variable.get("valueFrom", {}).get("secretKeyRef"))
+        and variable["name"] == "WENTU_TOKEN"
+    }
+    assert named == {
+        "Deployment/wentu-serve": "wentu-token",
+        "Deployment/wentu-watch": "wentu-watch-token",
+    }
+
+
+@each_overlay
+def test_the_receiver_reaches_mlflow(overlay: str) -> None:
+    objects = manifests(overlay)
+    pods = {
+        name: find(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        for name in ("mlflow", "wentu-watch")
+    }
+
+    def lets(policy: str, way: str, side: str, peer: str) -> bool:
+        return any(
+            {"protocol": "TCP", "port": 5000} in rule["ports"]
+            for rule in find(objects, "NetworkPolicy", policy)["spec"][way]
+            for each in rule.get(side, [])
+            if each.get("namespaceSelector", {}) == {}
+            and checks.picks(each.get("podSelector", {}), pods[peer])
+        )
+
+    assert lets("wentu-watch", "egress", "to", "mlflow")
+    assert lets("mlflow", "ingress", "from", "wentu-watch")
+
+
+@each_overlay
 def test_mlflow_answers_to_the_name_that_tasks_call(overlay: str) -> None:
     objects = manifests(overlay)
     uri = urlsplit(find(objects, "ConfigMap", "wentu-config")["data"]["MLFLOW_TRACKING_URI"])

@@ -253,6 +253,7 @@ def test_on_several_nodes_the_task_only_launches_and_says_what_the_pods_are(
     (told,) = (each["value"] for each in launching["env"] if each["name"] == "WENTU_TRAINJOB")
     assert json.loads(told) == {
         "image": "registry.example/wentu/gpu:7",
+        "pull_secret": "registry",
         "cpu": "8",
         "memory": "32Gi",
         "gpu": 8,

@@ -33,6 +33,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 NAME = "wentu-0123456789abcdef0123"
 PROFILE = {
     "image": "registry/wentu/gpu:1",
+    "pull_secret": "registry",
     "cpu": "8",
     "memory": "64Gi",
     "gpu": 4,
@@ -164,6 +165,7 @@ def test_every_field_is_one_of_the_api_and_says_what_the_profile_says(
     }
     mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     assert mounts == {"shm": "/dev/shm", "cache": env["WENTU_CACHE"]["value"]}
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert pod["nodeSelector"] == {"pool": "gpu"}
     assert pod["tolerations"] == PROFILE["tolerations"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -232,13 +234,17 @@ def test_without_a_description_the_pods_are_like_this_one(
             "labels": {"pipeline/runid": "run-1"},
             "ownerReferences": [{**workflow, "controller": True}],
         },
-        "spec": {"containers": [{"name": "wait", "image": "argo"}, main]},
+        "spec": {
+            "containers": [{"name": "wait", "image": "argo"}, main],
+            "imagePullSecrets": [{"name": "registry"}],
+        },
         "status": {"phase": "Running"},
     }
     monkeypatch.setenv("KFP_POD_NAME", "me")
     pods, owner = trainjob.described(training.cluster)
     assert pods == Pods(
         image="registry/wentu/cpu:1",
+        pull_secret="registry",
         cpu="2",
         memory="4Gi",
         gpu=1,
@@ -408,6 +414,10 @@ def test_complete_without_a_result_is_no_success(api: KubernetesApi, training: T
     api.on_create = lambda job: api.end(NAME, "Complete")
     with pytest.raises(StageError, match="is complete, but its result is not in"):
         training.run()
+    assert api.jobs == {}, "the next attempt would find it complete, and fail alike"
+    api.on_create = lambda job: (train(training), api.end(NAME, "Complete"))[0]
+    training.run()
+    assert requests(api, "POST") == 2
 
 
 def test_a_connection_that_is_lost_for_a_while_is_no_matter(

@@ -211,6 +211,8 @@ def _pods(needs: Needs, profile: Profile, image: str) -> Spec:
         for name in ("cpu", "memory", "gpu", "gpu_type", "shm", "storage", "timeout")
         if (value := getattr(needs, name))
     }
+    if profile.images.pull_secret:
+        found["pull_secret"] = profile.images.pull_secret
     found |= {"image": image, "secrets": profile.secrets, "config": profile.config}
     found |= {"env": profile.env, "node_selector": dict(needs.node_selector)}
     return found | {"tolerations": _tolerations(needs)}

@@ -87,13 +87,14 @@ class Training:
                 found = True
             if found:
                 self._follow()
-        if not self._finished():
+        finished = self._finished()
+        self.cluster.delete(self.name)  # without a result, too: no attempt is to find it complete
+        if not finished:
             raise StageError(
                 f"the TrainJob {self.name} is complete, but its result is not in {self.vault.place}"
                 "; run again.",
                 f"TrainJob {self.name} 已完成，但 {self.vault.place} 中没有其结果；请重新运行。",
             )
-        self.cluster.delete(self.name)
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -295,6 +296,7 @@ def like(pod: Any) -> Pods:
     gpu = next((name for name in limits if name.endswith("/gpu")), "")
     return Pods(
         image=main.image,
+        pull_secret=next((each.name for each in pod.spec.image_pull_secrets or ()), ""),
         cpu=limits.get("cpu", ""),
         memory=limits.get("memory", ""),
         storage=limits.get("ephemeral-storage", ""),

@@ -33,6 +33,8 @@ class Pods:
     """What each machine of a training is, as a profile's ``[stages.finetune]`` says it."""
 
     image: str
+    pull_secret: str = ""
+    """Name of a Secret for a private registry; empty: none."""
     cpu: str = ""
     memory: str = ""
     gpu: int = 0
@@ -234,6 +236,9 @@ def patch(pods: Pods, labelled: Mapping[str, str]) -> Any:
     )
     spec = models.TrainerV1alpha1PodSpecPatch(  # PodSpecPatch
         containers=[containers],
+        imagePullSecrets=[models.IoK8sApiCoreV1LocalObjectReference(name=pods.pull_secret)]
+        if pods.pull_secret
+        else None,
         nodeSelector=dict(pods.node_selector) or None,
         tolerations=[models.IoK8sApiCoreV1Toleration.from_dict(dict(t)) for t in pods.tolerations]
         or None,

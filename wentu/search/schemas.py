@@ -116,7 +116,7 @@ class ReleaseOut(BaseModel):
     release: str
     pointer: int
     reason: str
-    """train, refresh, rollback, unpin or import."""
+    """train, refresh, rollback, unpin or gc."""
     published: str
     pinned: bool
     pictures: int
