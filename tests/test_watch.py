@@ -102,9 +102,11 @@ class Runs:
     def __init__(self) -> None:
         self.started: list[float] = []
         self.seconds, self.statuses = 0.0, [0]
+        self.names: list[str] = []
         self.go_on = threading.Event()
 
-    def __call__(self) -> int:
+    def __call__(self, name: str) -> int:
+        self.names.append(name)
         self.started.append(time.monotonic())
         time.sleep(self.seconds)
         return self.statuses[min(len(self.started), len(self.statuses)) - 1]
@@ -120,13 +122,20 @@ class Runs:
         assert len(self.started) == count
 
 
+def until(true: Callable[[], Any], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert true()
+
+
 class Watching:
     """A receiver in this process."""
 
-    def __init__(self, state: Path, runs: Runs, token: str, **times: float) -> None:
+    def __init__(self, state: Path, runs: Any, token: str, named: bool, **times: float) -> None:
         self.said: list[str] = []
         times = {"quiet": 0.3, "at_most": 5.0} | times
-        self.debounce = Debounce(state, runs, tell=self.said.append, **times)
+        self.debounce = Debounce(state, runs, tell=self.said.append, named=named, **times)
         self.server = Receiver(
             ("127.0.0.1", 0),
             token=token,
@@ -165,8 +174,8 @@ def runs() -> Runs:
 def watching(tmp_path: Path, runs: Runs) -> Iterator[Callable[..., Watching]]:
     made: list[Watching] = []
 
-    def begin(token: str = "", **times: float) -> Watching:
-        made.append(Watching(tmp_path / "state", runs, token, **times))
+    def begin(token: str = "", named: bool = False, start: Any = runs, **times: float) -> Watching:
+        made.append(Watching(tmp_path / "state", start, token, named, **times))
         return made[-1]
 
     yield begin
@@ -253,6 +262,83 @@ def test_a_run_that_failed_is_tried_again(
     assert list((tmp_path / "state").iterdir()) == []
 
 
+def test_a_run_that_cannot_be_started_is_a_run_that_failed(
+    watching: Callable[..., Watching], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(receiver, "AGAIN", (0.2,))
+    program = tmp_path / "program"
+    watch = watching(quiet=0.1, start=receiver.Command([str(program)]))
+    watch.post(body("2026/a.jpg"))
+    until(lambda: len(watch.said) == 4)
+    assert "could not be started" in watch.said[0]
+    assert str(program) in watch.said[0]
+    assert watch.said[1] == "the run failed (status 1); it is tried again in 0 s"
+    assert watch.said[3] == "the run failed 2 times (status 1); waiting"
+    assert watch.health()["status"] == "ok"
+
+
+def test_a_disk_that_refuses_is_tried_again(
+    watching: Callable[..., Watching], runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(receiver, "AGAIN", (0.2,) * 5)
+    watch, state = watching(quiet=0.3), tmp_path / "state"
+    watch.post(body("2026/a.jpg"))
+    (state / "pending.json").unlink()
+    state.rmdir()
+    state.write_bytes(b"")  # no folder any more
+    until(lambda: len(watch.said) >= 3)
+    assert "could not be started" in watch.said[0]
+    assert "cannot be written" in watch.said[2]
+    assert runs.started == []
+    state.unlink()
+    runs.wait_for(1)
+    until(lambda: not list(state.iterdir()))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_no_health(watching: Callable[..., Watching]) -> None:
+    def start(name: str) -> int:
+        raise SystemExit
+
+    watch = watching(quiet=0.0, start=start)
+    watch.post(body("2026/a.jpg"))
+    until(lambda: watch.debounce.dead)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        watch.health()
+
+
+def test_a_run_that_goes_on_is_waited_for_after_a_restart(
+    watching: Callable[..., Watching], runs: Runs, tmp_path: Path
+) -> None:
+    runs.seconds = 1.0
+    first = watching(named=True, quiet=0.1)
+    first.post(body("2026/a.jpg"))
+    runs.wait_for(1)
+    first.close()
+    second = watching(named=True, quiet=0.1)
+    runs.wait_for(2)
+    assert second.health()["running"]
+    second.post(body("2026/b.jpg"))
+    runs.wait_for(3)
+    until(lambda: not list((tmp_path / "state").iterdir()))
+    assert runs.names[0] == runs.names[1] != runs.names[2]
+    assert runs.names[0].startswith("watch-")
+    assert runs.started[2] - runs.started[1] >= 1.0, "two at once"
+
+
+def test_a_run_is_given_up_only_when_it_ended(
+    watching: Callable[..., Watching], runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 7: the server did not answer; 6: the run failed."""
+    monkeypatch.setattr(receiver, "AGAIN", (0.1,) * 5)
+    runs.statuses = [7, 143, 6, 0]
+    watch = watching(named=True, quiet=0.1)
+    watch.post(body("2026/a.jpg"))
+    runs.wait_for(4)
+    assert runs.names[0] == runs.names[1] == runs.names[2] != runs.names[3]
+    runs.stay(4, 0.5)
+
+
 def test_the_token_is_asked_for_in_four_places(
     watching: Callable[..., Watching], runs: Runs
 ) -> None:
@@ -336,8 +422,10 @@ def test_where_things_are_is_read_from_the_options_of_the_run() -> None:
 def test_mistakes_are_told_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"submit": False, "state": None, "host": None, "port": None}
     given |= {"quiet_seconds": None, "at_most_seconds": None}
-    with pytest.raises(InputError, match="set WENTU_TOKEN"):
-        execute(WORDS, **given | {"host": "0.0.0.0"})
+    for token in ("", " \n"):
+        monkeypatch.setenv("WENTU_TOKEN", token)
+        with pytest.raises(InputError, match="set WENTU_TOKEN"):
+            execute(WORDS, **given | {"host": "0.0.0.0"})
     with pytest.raises(InputError, match="options of `wentu run`"):
         execute(("--pictures", "/some/folder"), **given)
     with pytest.raises(click.NoSuchOption, match="min-knew"):

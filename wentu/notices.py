@@ -48,13 +48,13 @@ def send(
         "metrics": dict(metrics or {}),
         "link": without_credentials(link),
     }
-    failed = ["no answer in time"]
+    wrong = ["no answer in time"]
     # A thread: looking up a host's name has no time limit of its own.
-    sending = threading.Thread(target=_post, args=(address, notice, failed), daemon=True)
+    sending = threading.Thread(target=lambda: wrong.append(post(address, notice)), daemon=True)
     sending.start()
     sending.join(PATIENCE)
-    if failed:
-        print(f"the notice of a {event} did not get through: {failed[-1]}", file=sys.stderr)
+    if wrong[-1]:
+        print(f"the notice of a {event} did not get through: {wrong[-1]}", file=sys.stderr)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -64,26 +64,33 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _post(address: str, notice: Mapping[str, Any], failed: list[str]) -> None:
+def post(address: str, notice: Mapping[str, Any]) -> str:
+    """Send a notice; what went wrong, in words without the address, or nothing."""
     try:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https"):
-            failed.append("WENTU_WEBHOOK begins with neither https:// nor http://")
-            return
+        if urlsplit(address).scheme not in ("http", "https"):
+            return "WENTU_WEBHOOK begins with neither https:// nor http://"
+        bare, access = apart(address)
         headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "wentu"}
-        if parts.username is not None:
-            said = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            headers["Authorization"] = "Basic " + base64.b64encode(said).decode()
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         data = json.dumps(notice, ensure_ascii=False).encode("utf-8", "replace")
-        request = urllib.request.Request(bare, data, headers)
+        request = urllib.request.Request(bare, data, headers | access)
         opener = urllib.request.build_opener(_NoRedirect)
         with opener.open(request, timeout=PATIENCE):
-            failed.clear()
+            return ""
     except urllib.error.HTTPError as error:
-        failed.append(f"status {error.code}")
+        error.close()
+        return f"status {error.code}"
     except Exception as error:  # whatever it is, the run is more important
-        failed.append(type(error).__name__)
+        return type(error).__name__
+
+
+def apart(address: str) -> tuple[str, dict[str, str]]:
+    """An address without name and password, and the header that brings them instead."""
+    parts = urlsplit(address)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if parts.username is None:
+        return bare, {}
+    said = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return bare, {"Authorization": "Basic " + base64.b64encode(said).decode()}
 
 
 def without_credentials(text: str) -> str:

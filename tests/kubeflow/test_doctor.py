@@ -107,6 +107,23 @@ def test_the_webhook_is_called_when_asked_to(
     status, found = checks(wentu, "--notify")
     assert (status, found["webhook"]["state"]) == (1, "fail"), "this server has no such path"
     assert kubeflow.log == ["POST /hook"]
+    secret = kubeflow.url.replace("://", "://me:p%40ss@") + "/hook"
+    monkeypatch.setenv("WENTU_WEBHOOK", secret)
+    _, found = checks(wentu, "--notify")
+    assert found["webhook"]["found"] == "status 404"
+    assert len(kubeflow.log) == 2
+
+
+def test_the_password_of_an_address_is_not_shown(
+    wentu: Wentu, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", kubeflow.url.replace("://", "://me:p%40ss@"))
+    _, found = checks(wentu)
+    assert (found["MLflow"]["state"], found["MLflow"]["found"]) == ("ok", kubeflow.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p%40ss@127.0.0.1:1")
+    _, found = checks(wentu)
+    assert found["MLflow"]["state"] == "fail"
+    assert "p%40ss" not in json.dumps(found)
 
 
 def test_the_store_is_tried_with_the_keys_of_the_tasks(

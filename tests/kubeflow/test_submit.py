@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +290,62 @@ def test_mlflow_that_is_away_does_not_make_a_run_fail(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     kubeflow.course = course(("SUCCEEDED", REFRESH))
     assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0
+
+
+# --- once -------------------------------------------------------------------------------------
+
+
+def test_a_run_of_that_name_is_not_sent_again(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...]
+) -> None:
+    kubeflow.course = course(("SUCCEEDED", REFRESH))
+    words = ("submit", *places, "--host", kubeflow.url, "--wait", "--once", "--run-name")
+    for name in ("one", "one", "two"):
+        status, said = wentu(*words, name)
+        assert status == 0, said
+    assert [run.display_name for run in kubeflow.runs.values()] == ["one", "two"]
+
+
+def test_a_receiver_that_is_started_again_waits_for_its_run(
+    kubeflow: Kubeflow, places: tuple[str, ...], tmp_path: Path
+) -> None:
+    looks: list[int] = []
+    kubeflow.course = lambda look: (looks.append(look), ("RUNNING", []))[1]
+    words = [sys.executable, "-m", "wentu", "watch", "--submit", "--port", "0", "--state"]
+    words += [str(tmp_path / "state"), "--quiet-seconds", "0.1", "--", *places]
+    words += ["--host", kubeflow.url]
+    running = tmp_path / "state/running.json"
+
+    def receive(work: Callable[[str], object]) -> None:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            line = process.stdout.readline()
+            try:
+                work(line.split("listening on ")[1].split(" ")[0])
+            finally:
+                process.terminate()
+
+    def begin(url: str) -> None:
+        picture = {"bucket": {"name": "shop"}, "object": {"key": "pictures/a.jpg"}}
+        event = {"Records": [{"eventName": "ObjectCreated:Put", "s3": picture}]}
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(event).encode())).close()
+        until(lambda: kubeflow.runs)
+
+    def end(_: str) -> None:
+        looks.clear()
+        until(lambda: looks)
+        kubeflow.course = lambda _: ("SUCCEEDED", REFRESH)
+        until(lambda: not running.exists())
+
+    receive(begin)
+    (run,) = kubeflow.runs.values()
+    assert json.loads(running.read_text())["name"] == run.display_name
+    receive(end)
+    assert len(kubeflow.runs) == 1
+
+
+def until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.search.serving import pictures_of, served
 from wentu.search.engine import Engine
 from wentu.search.schemas import DEEPEST
+from wentu.store import Store
 
 TEXT = "左上角的红色圆形,大号,白色底"
 
@@ -233,6 +234,11 @@ def test_a_deleted_picture_is_gone_everywhere(
     (collection / "pictures/0003.png").unlink()
     refresh(collection, store, pointer=1)
     with served(store) as client:
+        kept = search(client, text="红色", k=1)["hits"][0]["id"]
+        (Path(store) / Store.thumbnail_key(int(kept))).unlink()
+        missing = client.get(f"/api/v1/pictures/{kept}/thumbnail")
+        assert missing.status_code == 404
+        assert missing.json() == {"error": f"picture {kept} has no thumbnail."}
         for rest in ("", "/thumbnail", "/original", "/similar"):
             assert client.get(f"/api/v1/pictures/{gone['id']}{rest}").status_code == 404
         assert client.post("/api/v1/search", json={"id": gone["id"]}).status_code == 404

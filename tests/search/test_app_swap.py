@@ -39,6 +39,7 @@ def test_a_store_without_a_release_is_waited_for(store: str, tmp_path: Path) -> 
     empty = tmp_path / "empty"
     with served(str(empty), ready=False) as client:
         until(lambda: "no release yet" in client.get("/readyz").json()["problem"])
+        assert str(tmp_path) not in client.get("/readyz").text
         assert client.get("/readyz").status_code == 503
         assert client.get("/healthz").status_code == 200
         answer = client.post("/api/v1/search", json=TEXT)
@@ -206,7 +207,8 @@ def test_a_broken_release_leaves_the_last_good_one(
             1,
         )
         assert "wentu_release_broken 1\n" in client.get("/metrics").text
-        assert "pointer 2" in client.get("/api/v1/release").json()["problem"]
+        fixed = "pointer 2 cannot be served; the log of the service says why."
+        assert client.get("/api/v1/release").json()["problem"] == ready.json()["problem"] == fixed
         hits = client.post("/api/v1/search", json=TEXT).json()
         assert (hits["release"], len(hits["hits"])) == (first, 24)
         vault.publish(first, after=2, reason="rollback", pinned=True)
@@ -214,6 +216,33 @@ def test_a_broken_release_leaves_the_last_good_one(
         assert client.get("/readyz").json()["problem"] == ""
     with served(store) as client:
         assert release_of(client) == first
+
+
+def test_a_release_that_was_wrong_serves_only_when_it_is_right(
+    two: tuple[str, str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may answer while its digests are looked at, but once."""
+    store, first, second = two
+    vault, told = Store(store), list[str]()
+    current = Current(vault, poll=0.0, tell=lambda engine: told.append(engine.release.id))
+    current.look()
+    path = new_segment(store, second) / "vectors.npy"
+    right = path.read_bytes()
+    changed_vector(store, second)
+    vault.publish(second, after=1, reason="refresh")
+    for _ in range(3):
+        current.look()
+        with current.engine() as engine:
+            assert engine.release.id == first
+    assert told == [first, second]
+    assert current.state().failures == 3
+    (line,) = caplog.messages
+    assert "vectors.npy is missing or was changed" in line, "the log says what and where"
+    path.write_bytes(right)
+    current.look()
+    assert told == [first, second, second]
+    assert current.state().verified
+    current.close()
 
 
 @pytest.mark.parametrize("harm", [without_segment, changed_vector], ids=lambda h: h.__name__)

@@ -25,6 +25,7 @@ def command() -> click.Command:
                 "跟踪运行直到结束；失败时退出码不为 0。",
             ),
         ),
+        click.Option(["--once"], is_flag=True, hidden=True),  # for watch: see ``execute``
         click.Option(
             ["--json"],
             is_flag=True,
@@ -34,14 +35,18 @@ def command() -> click.Command:
     return make_command("submit", execute, [*own, *submission_options()])
 
 
-def execute(run_name: str | None, wait: bool, json: bool, **given: Any) -> None:
-    """Check, send, say where it is; follow it if asked."""
+def execute(run_name: str | None, wait: bool, once: bool, json: bool, **given: Any) -> None:
+    """Check, send, say where it is; follow it if asked.
+
+    once: where a run of that name is there already, it is this one, and nothing is sent.
+    """
     from wentu.orchestrate.kubeflow import Cluster
 
     host, namespace = given["host"] or "", given["namespace"] or ""
     sent = submission(given)
     cluster = Cluster(host, namespace)
-    run_id = cluster.submit(sent, run_name or "")
+    there = cluster.named_run(run_name) if once and run_name else ""
+    run_id = there or cluster.submit(sent, run_name or "")
     console = make_console()
     if not json:
         console.print(pick("Submitted: ", "已提交：") + cluster.url(run_id), soft_wrap=True)

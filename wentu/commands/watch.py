@@ -74,7 +74,7 @@ def execute(words: tuple[str, ...], submit: bool, state: str | None, **given: An
     where: dict[str, Any] = {
         name: default if given[name] is None else given[name] for name, default in DEFAULTS.items()
     }
-    token = os.environ.get("WENTU_TOKEN", "")
+    token = os.environ.get("WENTU_TOKEN", "").strip()
     if where["host"] not in HERE and not token:
         raise InputError(
             f"--host {where['host']}: whoever reaches it could start runs; set WENTU_TOKEN, which "
@@ -95,6 +95,7 @@ def execute(words: tuple[str, ...], submit: bool, state: str | None, **given: An
             quiet=where["quiet_seconds"],
             at_most=where["at_most_seconds"],
             tell=say,
+            named=submit,
         )
         try:
             server = Receiver(

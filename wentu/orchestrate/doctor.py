@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from wentu import __version__
+from wentu import __version__, notices
 from wentu.collection import open_collection
 from wentu.errors import WentuError
 from wentu.language import pick
@@ -237,6 +237,7 @@ def _mlflow() -> Check:
         found = place or pick("none named: a run keeps its own", "未指定：运行自带记录")
         return Check(name="MLflow", state="ok" if place else "-", found=found)
     status, said = ask(f"{place.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+    place = notices.without_credentials(place)
     if status == 200:
         return Check(name="MLflow", state="ok", found=place)
     host = urlsplit(place).netloc
@@ -258,7 +259,7 @@ def _mlflow() -> Check:
 
 
 def _webhook(notify: bool) -> Check:
-    name, place = "webhook", os.environ.get("WENTU_WEBHOOK", "")
+    name, place = "webhook", os.environ.get("WENTU_WEBHOOK", "").strip()
     if not place:
         return Check(
             name=name, state="-", found=pick("WENTU_WEBHOOK is not set", "未设置 WENTU_WEBHOOK")
@@ -267,11 +268,11 @@ def _webhook(notify: bool) -> Check:
         return Check(
             name=name, state="-", found=pick("not called; --notify does", "未调用；--notify 会调用")
         )
-    status, said = ask(place, body={"event": "test", "sentence": "wentu doctor"})
-    if 200 <= status < 300:
-        return Check(name=name, state="ok", found=str(status))
+    wrong = notices.post(place, {"event": "test", "sentence": "wentu doctor"})
+    if not wrong:
+        return Check(name=name, state="ok", found=pick("answers", "有响应"))
     advice = pick("mend WENTU_WEBHOOK", "请修正 WENTU_WEBHOOK")
-    return Check(name=name, state="fail", found=f"{status or ''} {said}".strip(), advice=advice)
+    return Check(name=name, state="fail", found=wrong, advice=advice)
 
 
 # --- the cluster ------------------------------------------------------------------------------

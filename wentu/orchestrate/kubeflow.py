@@ -230,6 +230,11 @@ class Cluster:
             )
             return list(listed.runs or ())
 
+    def named_run(self, name: str) -> str:
+        """The id of the newest run that is called so, among the newest; empty where none is."""
+        found = (run.run_id for run in self.runs(PAGE) if run.display_name == name)
+        return str(next(found, ""))
+
     def url(self, run_id: str) -> str:
         """The page of a run."""
         return f"{self.host.rstrip('/')}/#/runs/details/{run_id}" if self.host else run_id

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from http.client import HTTPException
 from urllib.parse import urlsplit
+
+from wentu.notices import apart
 
 PATIENCE = 5.0
 """Seconds for an answer."""
 
 
-def ask(url: str, *, headers: dict[str, str] | None = None, body: Any = None) -> tuple[int, str]:
+def ask(url: str, *, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """(status, the start of the answer or what went wrong); 0 where nobody answered."""
-    data = None if body is None else json.dumps(body).encode()
-    kind = {"Content-Type": "application/json"} if data else {}
     try:
-        request = urllib.request.Request(url, data=data, headers={**kind, **(headers or {})})
+        bare, access = apart(url)
+        request = urllib.request.Request(bare, headers={**access, **(headers or {})})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return int(answer.status), answer.read(2000).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
@@ -30,6 +30,8 @@ def ask(url: str, *, headers: dict[str, str] | None = None, body: Any = None) ->
         return error.code, " ".join(said.split())
     except (OSError, ValueError) as error:
         return 0, str(getattr(error, "reason", error))
+    except HTTPException as error:  # its words may be the whole address
+        return 0, type(error).__name__
 
 
 def silent(endpoint: str | None) -> str:

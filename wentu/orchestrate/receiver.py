@@ -3,7 +3,8 @@
 An event leaves a mark on the disk before it is answered, so that none is lost with this process:
 
     pending.json    events came that no run has seen yet
-    running.json    a run works on those that came before it; left behind, they count as pending
+    running.json    a run works on those that came before it; left behind, they count as pending,
+                    or, where it goes on without this process, its name says which run to wait for
 
 A run starts when no event came for ``quiet`` seconds, or ``at_most`` seconds after the first one;
 one at a time, and what comes meanwhile leads to one more. A run that fails is tried again, with
@@ -18,6 +19,7 @@ import json
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
 from wentu.collection.names import is_junk_folder, kind_of_name
-from wentu.errors import FormatError
+from wentu.errors import FormatError, StageError
 from wentu.formats import write_json
 from wentu.storage import REMOTE, is_remote
 
@@ -109,24 +111,34 @@ class Debounce:
     def __init__(
         self,
         state: Path,
-        start: Callable[[], int],
+        start: Callable[[str], int],
         *,
         quiet: float,
         at_most: float,
         tell: Callable[[str], object],
+        named: bool = False,
     ) -> None:
+        """start: runs something to its end, and returns its exit status.
+
+        named: it goes on without this process; started again under its name, it is waited for.
+        """
         self._pending, self._running = state / "pending.json", state / "running.json"
         self._start, self._quiet, self._at_most, self._tell = start, quiet, at_most, tell
         self._changed = threading.Condition()
         self._stopped = False
-        self.at_work = False
+        self._named, self._unfinished = named, ""
+        self.at_work = self.dead = False
         self._failures, self._not_before = 0, 0.0
         self.last_status: int | None = None
         state.mkdir(parents=True, exist_ok=True)
         self._first = self._last = 0.0
-        if self._running.exists() or self._pending.exists():  # of a process that is gone
+        if named:
+            self._unfinished = _name_in(self._running)
+        left = self._running.exists() and not self._unfinished
+        if left or self._pending.exists():  # of a process that is gone
             with self._changed:
                 self._mark()
+        if left:
             self._running.unlink(missing_ok=True)
 
     @property
@@ -137,15 +149,16 @@ class Debounce:
     def event(self) -> None:
         """Something came; on the disk when this returns."""
         with self._changed:
-            self._failures, self._not_before = 0, 0.0
+            if not self._unfinished:
+                self._failures, self._not_before = 0, 0.0
             self._mark()
             self._changed.notify_all()
 
     def _mark(self) -> None:
         moment = time.time()
-        if not self._first:
-            write_json(self._pending, {"first": moment})
-            self._first = moment
+        if not self._first or not self._pending.exists():
+            write_json(self._pending, {"first": self._first or moment})
+            self._first = self._first or moment
         self._last = moment
 
     def stop(self) -> None:
@@ -155,32 +168,58 @@ class Debounce:
             self._changed.notify_all()
 
     def follow(self) -> None:
-        """Start runs until ``stop``."""
+        """Start runs until ``stop``; what goes wrong with one is a failed run."""
+        try:
+            self._follow()
+        except BaseException:
+            self.dead = True
+            raise
+
+    def _follow(self) -> None:
         while True:
             with self._changed:
                 while not self._stopped and (rest := self._rest()) > 0:
                     self._changed.wait(min(rest, 3600.0))
                 if self._stopped:
                     return
-                self._pending.replace(self._running)
-                self._first, self.at_work = 0.0, True
-            status = self._start()
+            name = self._unfinished or (_new_name() if self._named else "")
+            try:
+                self._begin(name)
+                status = self._start(name)
+            except Exception as error:
+                self._tell(f"the run could not be started: {error}")
+                status = 1
             with self._changed:
                 self.at_work, self.last_status = False, status
                 if self._stopped:
                     return
-                self._ended(status)
+                try:
+                    self._ended(status, name)
+                except OSError as error:
+                    self._tell(f"{self._running.parent} cannot be written: {error}")
+
+    def _begin(self, name: str) -> None:
+        with self._changed:
+            self.at_work = True
+            if self._unfinished:  # what is pending came after it
+                return
+            write_json(self._running, {"first": self._first, "name": name})
+            self._pending.unlink(missing_ok=True)
+            self._first = 0.0
 
     def _rest(self) -> float:
         """Seconds until a run is due."""
+        if self._unfinished:
+            return self._not_before - time.time()
         if not self._first:
             return 3600.0
         due = min(self._last + self._quiet, self._first + self._at_most)
         return max(due, self._not_before) - time.time()
 
-    def _ended(self, status: int) -> None:
+    def _ended(self, status: int, name: str) -> None:
+        self._unfinished = ""
         if not status:
-            self._failures = 0
+            self._failures, self._not_before = 0, 0.0
             self._running.unlink(missing_ok=True)
             return
         if self._failures >= len(AGAIN):
@@ -191,9 +230,27 @@ class Debounce:
         pause = AGAIN[self._failures]
         self._failures += 1
         self._not_before = time.time() + pause
+        self._tell(f"the run failed (status {status}); it is tried again in {pause:.0f} s")
+        ended = status == StageError.exit_code
+        if name and not ended and self._running.exists():  # it may go on, unheard of
+            self._unfinished = name
+            return
+        self._last = time.time()
+        self._first = self._first or self._last  # also where the disk refuses the mark
         self._mark()
         self._running.unlink(missing_ok=True)
-        self._tell(f"the run failed (status {status}); it is tried again in {pause:.0f} s")
+
+
+def _new_name() -> str:
+    return f"watch-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+
+
+def _name_in(running: Path) -> str:
+    """The name of the run that an earlier process waited for; empty where there is none."""
+    try:
+        return str(json.loads(running.read_text(encoding="utf-8")).get("name") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 class Command:
@@ -203,9 +260,10 @@ class Command:
         self._words = list(words)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self) -> int:
-        """Run it to its end; its exit status."""
-        self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL)
+    def __call__(self, name: str = "") -> int:
+        """Run it to its end; its exit status. name: see ``wentu submit --once``."""
+        words = [*self._words, *(["--run-name", name, "--once"] if name else [])]
+        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         return self._process.wait()
 
     def end(self) -> None:
@@ -278,8 +336,9 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "not found")
             return
         debounce = self.server.debounce
-        text = {"status": "ok", "waiting": debounce.waiting, "running": debounce.at_work}
-        self._answer(200, json.dumps(text))
+        status = "dead" if debounce.dead else "ok"
+        text = {"status": status, "waiting": debounce.waiting, "running": debounce.at_work}
+        self._answer(503 if debounce.dead else 200, json.dumps(text))
 
     def do_POST(self) -> None:
         """/events."""

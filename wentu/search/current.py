@@ -7,7 +7,8 @@ One that cannot be opened or is not whole leaves the last good one in place, is 
 
 What was fetched out of an object store was held against its digests on arrival. Files of a store in
 a folder are held against theirs while they serve already: a gigabyte takes a second to read. The
-release before stays open so long, and comes back if a digest is wrong.
+release before stays open so long, and comes back if a digest is wrong. One that failed before is
+held against its digests first.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class State:
     verified: bool = False
     """Were all its files held against their digests?"""
     problem: str = ""
-    """Why what the store points at is not served, a sentence; empty where it is."""
+    """That what the store points at is not served, a sentence; empty where it is. Whoever can reach
+    the service may read it: why, and where things lie, the log says."""
     swaps: int = 0
     failures: int = 0
 
@@ -81,6 +83,7 @@ class Current:
         self._state = State()
         self._wrong: dict[int, tuple[float, float]] = {}  # number -> (not before, pause)
         self._sound: set[tuple[str, str]] = set()  # (key, SHA-256) of files that are right
+        self._logged = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow pointer", daemon=True)
 
@@ -138,7 +141,7 @@ class Current:
         numbers = [int(name.split(".")[0]) for name in self.store.storage.list("pointer")]
         if not numbers:
             with self._lock:
-                self._state = replace(self._state, problem=nothing_yet(self.store.place))
+                self._state = replace(self._state, problem=nothing_yet())
             return
         served = self.state().pointer
         if served and served.number == numbers[-1]:
@@ -170,6 +173,8 @@ class Current:
         engine = Engine(self.store, release, before.engine if before else None, self._connections)
         try:
             engine.check()
+            if number in self._wrong:
+                self._verify(release)
         except BaseException:
             engine.close()
             raise
@@ -219,21 +224,31 @@ class Current:
         """Remember why what the store points at is not served."""
         said = str(error) if isinstance(error, WentuError) else f"{type(error).__name__}: {error}"
         said = " ".join(said.split())[:500]
+        problem = pick(
+            "the store cannot be looked at; the log of the service says why.",
+            "无法查看仓库；原因见服务日志。",
+        )
         if number is not None:
             said = pick(
                 f"pointer {number} of {self.store.place} cannot be served: {said}",
                 f"{self.store.place} 的指针 {number} 无法提供服务：{said}",
             )
+            problem = pick(
+                f"pointer {number} cannot be served; the log of the service says why.",
+                f"指针 {number} 无法提供服务；原因见服务日志。",
+            )
         with self._lock:
-            again = self._state.problem == said
-            self._state = replace(self._state, problem=said, failures=self._state.failures + 1)
+            again = self._state.problem == problem and self._logged == said
+            failures = self._state.failures + 1
+            self._state = replace(self._state, problem=problem, failures=failures)
         if not again:
+            self._logged = said
             log.warning("%s", said)
 
 
-def nothing_yet(place: str) -> str:
+def nothing_yet() -> str:
     """A store without a release."""
     return pick(
-        f"{place} has no release yet: run `wentu run`; it is served as soon as it is there.",
-        f"{place} 还没有发布版本：请运行 wentu run；发布后会自动开始服务。",
+        "the store has no release yet: run `wentu run`; it is served as soon as it is there.",
+        "仓库还没有发布版本：请运行 wentu run；发布后会自动开始服务。",
     )

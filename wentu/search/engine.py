@@ -310,8 +310,13 @@ class Engine:
         raise AssertionError(f"picture {picture} is in the index and in no catalog")
 
     def thumbnail(self, picture: int) -> bytes:
-        """JPEG bytes of a picture's thumbnail."""
-        return self.store.storage.read(self.store.thumbnail_key(picture))
+        """JPEG bytes of a picture's thumbnail; NotHereError where the store has none."""
+        try:
+            return self.store.storage.read(self.store.thumbnail_key(picture))
+        except InputError:  # which would tell where the store is
+            raise NotHereError(
+                f"picture {picture} has no thumbnail.", f"图片 {picture} 没有缩略图。"
+            ) from None
 
     def example_captions(self, split: str, count: int) -> Sequence[str]:
         """Some captions of a split, spread over it."""

@@ -25,7 +25,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(service: Here) -> JSONResponse:
-    """200 while a release is served, with the reason where it is not the newest; else 503."""
+    """200 while a release is served, also where it is not the newest one; else 503.
+
+    Asks for no token: so it tells neither where things lie nor what a library says of them.
+    """
     state = service.current.state()
     pointer = state.pointer
     value = {
