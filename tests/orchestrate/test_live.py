@@ -25,7 +25,7 @@ class Told:
         for event, values in events:
             file.emit(event, **values)
         file._file.close()
-        self.run._read()
+        self.run.read()
 
     @property
     def features(self) -> StageView:

@@ -175,7 +175,10 @@ def _call_pipeline(store: Store, values: Mapping[str, Any], folder: Path) -> Exc
             cache_root=str(store.storage.home / "cache" / store.id),
         )
         try:
-            pipeline(**packed(values))
+            with warnings.catch_warnings():
+                # What is in the image is installed here, which is what it warns of.
+                warnings.filterwarnings("ignore", ".*non-Python base image", RuntimeWarning)
+                pipeline(**packed(values))
         except RuntimeError as error:  # kfp names the task; the stage itself said why
             return error
     return None
