@@ -25,7 +25,14 @@ def command() -> click.Command:
                 "跟踪运行直到结束；失败时退出码不为 0。",
             ),
         ),
-        click.Option(["--once"], is_flag=True, hidden=True),  # for watch: see ``execute``
+        click.Option(
+            ["--once"],
+            is_flag=True,
+            help=pick(
+                "Where a run called --run-name is there already, follow it and send nothing.",
+                "若已有名为 --run-name 的运行，则跟随它，不再提交。",
+            ),
+        ),
         click.Option(
             ["--json"],
             is_flag=True,
