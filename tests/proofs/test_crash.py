@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 
 from tests.proofs.conftest import (
-    OPTIONS,
+    Run,
     command,
-    draw_collection,
     events,
     last_run,
     must,
@@ -25,11 +25,6 @@ from wentu.stages import STAGES
 from wentu.store import Store
 
 pytestmark = pytest.mark.heavy
-
-
-def run_options(collection: Path, store: Path) -> list[str]:
-    where = ["--pictures", str(collection), "--captions", str(collection), "--store", str(store)]
-    return ["run", *where, *OPTIONS]
 
 
 def kill_in(stage: str, words: list[str], store: Path, runs_before: int) -> None:
@@ -65,12 +60,11 @@ def assert_same_weights(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 def test_killed_in_every_stage_the_same_command_finishes_with_the_same_weights(
-    tmp_path: Path,
+    first_run: Run, tmp_path: Path
 ) -> None:
-    collection = draw_collection(tmp_path / "图片 集")
-    plain, killed = tmp_path / "plain", tmp_path / "killed"
-    must(*run_options(collection, plain))
-    words = run_options(collection, killed)
+    collection = Path(shutil.copytree(first_run.collection, tmp_path / "图片 集"))
+    plain, killed = first_run.store, tmp_path / "killed"
+    words = Run(collection=collection, store=killed).words
     for number, stage in enumerate(STAGES):
         kill_in(stage, words, killed, number)
         current = Store(str(killed)).current()

@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.conftest import OPTIONS, draw_collection, last_run, must, wentu
+from tests.proofs.conftest import Run, last_run, must, wentu
 from wentu.store import Store
 
 pytestmark = pytest.mark.heavy
 
 
-def test_what_was_kept_back_can_be_promoted_anyway(tmp_path: Path) -> None:
-    place = tmp_path / "store"
-    pictures = draw_collection(tmp_path / "pictures")
-    where = ["--pictures", str(pictures), "--captions", str(pictures), "--store", str(place)]
-    must("run", *where, *OPTIONS)
-    store = Store(str(place))
+def test_what_was_kept_back_can_be_promoted_anyway(first_run: Run, tmp_path: Path) -> None:
+    mine = first_run.copy(tmp_path)
+    place, store = mine.store, Store(str(mine.store))
     first = store.current()
     assert first is not None
-    must("run", *where, *OPTIONS, "--seed", "1")
+    must(*mine.words, "--seed", "1")
     kept = store.current()
     assert kept is not None
     assert kept[1].model == first[1].model, "equal models: the champion stays"
@@ -31,7 +28,7 @@ def test_what_was_kept_back_can_be_promoted_anyway(tmp_path: Path) -> None:
     assert now[1].model != first[1].model
     assert str(now[1].parameters["note"]).startswith(f"promoted anyway, from {run}: mean recall")
     assert now[1].pictures == first[1].pictures
-    assert "Nothing new" in must("run", *where, *OPTIONS, "--seed", "1")
+    assert "Nothing new" in must(*mine.words, "--seed", "1")
     again = wentu("promote", "--anyway", run, "--store", str(place))
     assert again.returncode == 2
     assert "was released already" in again.stderr

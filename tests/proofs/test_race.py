@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.conftest import OPTIONS, command, draw_collection, must
+from tests.proofs.conftest import Run, command, must
 from wentu.store import Store
 
 pytestmark = pytest.mark.heavy
@@ -28,14 +28,11 @@ def promote_words(run: Path, store: Path, out: Path, inventory: str) -> list[str
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_says_that_it_is_stale(
-    tmp_path: Path,
+    first_run: Run, tmp_path: Path
 ) -> None:
-    collection, stores = draw_collection(tmp_path / "collection"), []
-    for epochs in ("1", "2"):
-        store = tmp_path / f"store-{epochs}"
-        where = ["--pictures", str(collection), "--captions", str(collection)]
-        must("run", *where, "--store", str(store), *OPTIONS, "--epochs", epochs)
-        stores.append(store)
+    other = Run(collection=first_run.collection, store=tmp_path / "other")
+    must(*other.words, "--epochs", "1")
+    stores = [first_run.store, other.store]
     inventory = Store(str(stores[0])).current()
     assert inventory is not None
     for attempt in range(5):

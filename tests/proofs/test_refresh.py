@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.conftest import OPTIONS, draw_collection, last_run, must
+from tests.proofs.conftest import Run, draw_collection, last_run, must
 from wentu.search.engine import Engine
 from wentu.store import Store
 
@@ -21,17 +21,10 @@ def counts(store: Path) -> dict[str, dict[str, object]]:
 
 
 def test_nothing_new_is_said_in_seconds_and_twenty_more_pictures_are_refreshed_and_found(
-    tmp_path: Path,
+    first_run: Run, tmp_path: Path
 ) -> None:
-    collection, store = draw_collection(tmp_path / "collection"), tmp_path / "store"
-    captions = [
-        word
-        for split in ("train", "valid", "test")
-        for word in ("--captions", str(collection / f"cn_{split}.json"))
-    ]
-    words = ["run", "--pictures", str(collection), *captions, "--store", str(store)]
-    words += ["--min-new", "50", *OPTIONS]
-    must(*words)
+    mine = first_run.copy(tmp_path)
+    collection, store, words = mine.collection, mine.store, [*mine.words, "--min-new", "50"]
     first = Store(str(store)).current()
     assert first is not None
 
@@ -77,7 +70,7 @@ def test_nothing_new_is_said_in_seconds_and_twenty_more_pictures_are_refreshed_a
 
     # Serve another model for certain, whatever the verdict on that training was.
     latest = max(store.glob("runs/*/artifacts/*/finetune/checkpoint/epoch_latest.pt"))
-    must(*words[: words.index("--min-new")], "--no-train", "--model", str(latest))
+    must(*mine.words[: mine.words.index("--model")], "--no-train", "--model", str(latest))
     other = Store(str(store)).current()
     assert other is not None
     must("rollback", "--store", str(store))

@@ -93,6 +93,7 @@ def farewell(pictures: Path, store: str, console: Console) -> None:
     """What to type next."""
     lines = [
         (f"export WENTU_STORE={store}", ""),
+        ("wentu serve", pick("search on a web page", "在网页上搜索")),
         ('wentu search "红色月牙" -k 5 --sheet found.png', pick("search by text", "以文搜图")),
         (
             f"wentu search --picture {pictures}/pictures/0000.png",
