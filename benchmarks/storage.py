@@ -83,6 +83,7 @@ def serve(count: int) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one piece an answer: of two, the second would wait for a sign from afar
 
         def log_message(self, *_: object) -> None:
             pass

@@ -12,12 +12,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from wentu.errors import InputError, ServiceError, WentuError
 from wentu.formats import batched, file_sha256
@@ -40,16 +40,20 @@ _MISSING = ("NoSuchKey", "404", "NotFound")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An object as a listing tells of it."""
+class Entry(NamedTuple):
+    """An object as a listing tells of it; a tuple, for there may be millions."""
 
     key: str
     """Relative to the place; a folder's ends in a slash."""
     size: int = 0
     etag: str = ""
-    changed: datetime | None = None
-    """By the server's clock."""
+    moment: str = ""
+    """``changed`` as the server writes it."""
+
+    @property
+    def changed(self) -> datetime | None:
+        """When it was written, by the server's clock."""
+        return datetime.fromisoformat(self.moment) if self.moment else None
 
 
 class Changed(Exception):
@@ -191,23 +195,35 @@ class Objects:
 
         deep: also those in folders; else a folder is one entry.
         """
-        more: dict[str, Any] = {} if deep else {"Delimiter": "/"}
-        following: str | None = ""
-        while following is not None:
-            if following:
-                more["ContinuationToken"] = following
-            try:
-                page = self._tried(
-                    lambda: client().list_objects_v2(
-                        Bucket=self.bucket, Prefix=self.prefix + prefix, **more
-                    )
-                )
-            except Exception as error:
-                raise self.explained(error, prefix) from error
-            cut = len(self.prefix)
-            entries, following = page[pages.PAGE]
-            for name, size, etag, changed in sorted(entries):
-                yield Entry(key=name[cut:], size=size, etag=etag, changed=changed)
+        for page in self._pages(prefix, {} if deep else {"Delimiter": "/"}):
+            for name, size, etag, moment in sorted(page):
+                yield Entry(name[len(self.prefix) :], size, etag, moment)
+
+    def _pages(self, prefix: str, more: dict[str, str]) -> Iterator[Iterable[pages.Listed]]:
+        """The pages of a listing: while one is used, the next is on its way."""
+        page, following = self._page(prefix, more)
+        if not following:
+            yield page
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            while following:
+                more = more | {"ContinuationToken": following}
+                coming = ahead.submit(self._page, prefix, more)
+                yield page
+                page, following = coming.result()
+            yield page
+
+    def _page(self, prefix: str, more: dict[str, str]) -> pages.Page:
+        """One page of a listing, and what the next one is asked for with."""
+        whole = self.prefix + prefix
+        try:
+            answer = self._tried(
+                lambda: client().list_objects_v2(Bucket=self.bucket, Prefix=whole, **more)
+            )
+        except Exception as error:
+            raise self.explained(error, prefix) from error
+        page: pages.Page = answer[pages.PAGE]
+        return page
 
     def now(self) -> datetime:
         """The server's time, to the second."""
