@@ -77,6 +77,7 @@ def client() -> Any:
         connect_timeout=10,
         read_timeout=60,
         tcp_keepalive=True,
+        user_agent="wentu",  # botocore's own is put together anew for each request
         # Checksums in trailers are unknown to many servers; bodies are signed instead, which
         # servers check, and what we read is held against our own digest.
         request_checksum_calculation="when_required",
@@ -156,16 +157,18 @@ class Objects:
 
         return self._got(attempt, key)
 
-    def download(self, key: str, path: Path) -> None:
-        """An object into a file, large ones in parts; FileNotFoundError where there is none."""
+    def download(self, key: str, path: Path) -> str:
+        """An object into a file, large ones in parts; returns its SHA-256.
+
+        FileNotFoundError where there is none.
+        """
         from boto3.s3.transfer import TransferConfig
 
-        def attempt() -> None:
+        def attempt() -> str:
             # One request for a small one; boto3's transfers ask three times, with threads for each.
             answer = client().get_object(**self.where(key))
             if answer["ContentLength"] <= LARGE:
-                self._save(answer, path)
-                return
+                return self._save(answer, path)
             answer["Body"].close()
             client().download_file(
                 self.bucket,
@@ -173,22 +176,27 @@ class Objects:
                 str(path),
                 Config=TransferConfig(multipart_threshold=LARGE, num_download_attempts=ATTEMPTS),
             )
-            check(file_sha256(path), lambda: _file_md5(path), answer)
+            digest = file_sha256(path)
+            check(digest, lambda: _file_md5(path), answer)
+            return digest
 
-        self._got(attempt, key)
+        return self._got(attempt, key)
 
     @staticmethod
-    def _save(answer: dict[str, Any], path: Path) -> None:
+    def _save(answer: dict[str, Any], path: Path) -> str:
         """The body of an answer into a file; raises Changed where it breaks off or is another."""
         from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
+        seen = hashlib.sha256()
         try:
             with path.open("wb") as file:
                 for block in answer["Body"].iter_chunks(BLOCK):
                     file.write(block)
+                    seen.update(block)
         except (ReadTimeoutError, ConnectionClosedError) as error:
             raise Changed(str(error)) from error
-        check(file_sha256(path), lambda: _file_md5(path), answer)
+        check(seen.hexdigest(), lambda: _file_md5(path), answer)
+        return seen.hexdigest()
 
     def list(self, prefix: str = "", *, deep: bool = False) -> Iterator[Entry]:
         """Objects whose keys begin so, in the order of their bytes, a thousand a request.
@@ -242,11 +250,16 @@ class Objects:
     def put(self, key: str, data: bytes | Path, *, only_new: bool = False) -> bool:
         """Write an object whole; with ``only_new`` False where there is one already.
 
-        A file is not read into memory; above LARGE it goes in parts, without ``only_new``.
+        A file above BLOCK is not read into memory; above LARGE it goes in parts, without
+        ``only_new``.
         """
         from boto3.s3.transfer import TransferConfig
         from botocore.exceptions import ClientError
 
+        if isinstance(data, Path) and data.stat().st_size <= BLOCK:
+            data = (
+                data.read_bytes()
+            )  # of a file botocore asks first whether to send it: twice the wait
         digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
         token = uuid.uuid4().hex
         known = {"Metadata": {SHA: digest, TOKEN: token}}
