@@ -23,6 +23,8 @@ from wentu.listing import Listing, Row, pictures_of
 from wentu.storage import is_remote
 from wentu.store import Store
 
+FILE = "work/digests.sqlite"
+"""Where a store keeps them, or this machine what it has of a store in a bucket."""
 PART = 256
 """Files looked up at once."""
 PARTS, READ_AHEAD = 128, 256
@@ -63,7 +65,7 @@ class DigestCache:
     @classmethod
     def of(cls, store: Store) -> DigestCache:
         """This machine's, of the store."""
-        return cls(store.storage.home / "work/digests.sqlite")
+        return cls(store.storage.home / FILE)
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
