@@ -83,6 +83,7 @@ def serve(count: int) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one piece an answer: of two, the second would wait for a sign from afar
 
         def log_message(self, *_: object) -> None:
             pass
@@ -127,10 +128,10 @@ def serve(count: int) -> None:
 
 def remember(store: Path, count: int) -> None:
     """The digests of the collection before, as if it had been read then."""
-    from wentu.digests import DigestCache
+    from wentu.digests import FILE, DigestCache
     from wentu.formats import bytes_digest
 
-    path = store / "work/digests.sqlite"
+    path = store / FILE
     with closing(DigestCache(path)):
         pass
     with closing(sqlite3.connect(path)) as db:

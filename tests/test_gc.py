@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import embed_and_promote, list_and_pair, outputs
 from wentu.commands.gc import command
 from wentu.commands.rollback import rolled_back
+from wentu.digests import FILE
 from wentu.errors import InputError
 from wentu.formats import CATALOG, open_catalog
 from wentu.gc import Plan, collect
@@ -240,7 +241,7 @@ def test_remembered_digests_of_deleted_files_go_and_others_stay(
     delete(collection)
     refresh(collection, store, pointer=1)
     gc(store)
-    with closing(sqlite3.connect(Path(store) / "work/digests.sqlite")) as db:
+    with closing(sqlite3.connect(Path(store) / FILE)) as db:
         assert db.execute("SELECT count(*) FROM seen").fetchone()[0] == 21
 
 

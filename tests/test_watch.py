@@ -426,6 +426,10 @@ def test_mistakes_are_told_before_anything_listens(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("WENTU_TOKEN", token)
         with pytest.raises(InputError, match="set WENTU_TOKEN"):
             execute(WORDS, **given | {"host": "0.0.0.0"})
+    monkeypatch.delenv("WENTU_TOKEN", raising=False)
+    for own in ("LocalHost", "127.0.0.2", "[::1]"):  # of this machine alone: no token is asked for
+        with pytest.raises(click.NoSuchOption, match="min-knew"):
+            execute((*WORDS, "--min-knew", "3"), **given | {"host": own})
     with pytest.raises(InputError, match="options of `wentu run`"):
         execute(("--pictures", "/some/folder"), **given)
     with pytest.raises(click.NoSuchOption, match="min-knew"):

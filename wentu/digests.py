@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,15 @@ from wentu.listing import Listing, Row, pictures_of
 from wentu.storage import is_remote
 from wentu.store import Store
 
-READ_AHEAD = 256
+FILE = "work/digests.sqlite"
+"""Where a store keeps them, or this machine what it has of a store in a bucket."""
+PART = 256
+"""Files looked up at once."""
+PARTS, READ_AHEAD = 128, 256
+"""Of these so many parts are held while the first waits for files that are being read, so that a
+few new ones among many old are read side by side; fewer where so many files are being read."""
+_Reading = Callable[[], str]
+_Part = tuple[list[bytes], list[Found], list[str | _Reading]]
 
 
 def learn_marks(collection: Collection, store: Store) -> None:
@@ -55,7 +65,7 @@ class DigestCache:
     @classmethod
     def of(cls, store: Store) -> DigestCache:
         """This machine's, of the store."""
-        return cls(store.storage.home / "work/digests.sqlite")
+        return cls(store.storage.home / FILE)
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,28 +85,57 @@ class DigestCache:
             except OSError:  # a dangling link, no permission: pairs sets it aside with the reason
                 return ""
 
-        with ThreadPoolExecutor(collection.parallel) as pool:
-            for part in batched(found, READ_AHEAD):
+        pool = ThreadPoolExecutor(collection.parallel)
+        parts: deque[_Part] = deque()
+        reading = 0
+        try:
+            for part in batched(found, PART):
                 paths = [os.fsencode(f"{collection.top}/{each.path}") for each in part]
-                known = self._known(paths, part)
-                new = [each for each, digest in zip(part, known, strict=True) if digest is None]
-                fresh = pool.map(read, new) if collection.parallel > 1 else map(read, new)
-                for path, each, digest in zip(paths, part, known, strict=True):
-                    if digest is None:
-                        digest = next(fresh)
-                        self._keep(path, each.mark, digest)
-                    yield ["picture", each.path, each.size if digest else 0, digest]
+                digests: list[str | _Reading] = []
+                for each, digest in zip(part, self._known(paths, part), strict=True):
+                    if digest is not None:
+                        digests.append(digest)
+                        continue
+                    reading += 1
+                    ahead = collection.parallel > 1
+                    digests.append(pool.submit(read, each).result if ahead else partial(read, each))
+                parts.append((paths, part, digests))
+                while reading > READ_AHEAD or len(parts) > PARTS:
+                    reading -= sum(not isinstance(digest, str) for digest in parts[0][2])
+                    yield from self._rows(*parts.popleft())
+            while parts:
+                yield from self._rows(*parts.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _rows(
+        self, paths: list[bytes], found: list[Found], digests: list[str | _Reading]
+    ) -> Iterator[list[Any]]:
+        for path, (name, size, mark), digest in zip(paths, found, digests, strict=True):
+            if not isinstance(digest, str):
+                digest = digest()
+                self._keep(path, mark, digest)
+            yield ["picture", name, size if digest else 0, digest]
 
     def _known(self, paths: list[bytes], found: list[Found]) -> list[str | None]:
-        """The digest of each that was seen with the same mark, in one query."""
-        seen = self._seen(paths)
-        pairs = ((seen.get(path), each.mark) for path, each in zip(paths, found, strict=True))
-        return [row[1] if row and row[0] == mark else None for row, mark in pairs]
+        """The digest of each that was seen with the same mark."""
+        seen, unseen = self._seen(paths), ("", None)
+        told = (seen.get(path, unseen) for path in paths)
+        return [
+            digest if mark == each.mark else None
+            for (mark, digest), each in zip(told, found, strict=True)
+        ]
 
     def _seen(self, paths: list[bytes]) -> dict[bytes, tuple[str, str]]:
-        """(mark, digest) of those that it knows."""
-        query = f"SELECT path, stat, digest FROM seen WHERE path IN ({', '.join('?' * len(paths))})"
-        return {path: (mark, digest) for path, mark, digest in self._db.execute(query, paths)}
+        """(mark, digest) of those that it knows.
+
+        Paths come in order, nearly: what lies between the first and the last is read in one go,
+        at half the price of looking for each; what lies there besides is gone from the collection.
+        """
+        query = "SELECT path, stat, digest FROM seen WHERE path BETWEEN ? AND ?"
+        wanted = set(paths)
+        rows = self._db.execute(query, (min(paths), max(paths)))
+        return {path: (mark, digest) for path, mark, digest in rows if path in wanted}
 
     def _keep(self, path: bytes, mark: str, digest: str) -> None:
         if digest:
@@ -122,7 +161,7 @@ class DigestCache:
     def rows(self, top: str, paths: Iterable[str]) -> Iterator[Row]:
         """For ``learn``: ["top", top], then [path, mark, digest] of those of ``paths`` it knows."""
         yield ["top", top]
-        for part in batched(paths, READ_AHEAD):
+        for part in batched(paths, PART):
             seen = self._seen([os.fsencode(f"{top}/{path}") for path in part])
             for path in part:
                 row = seen.get(os.fsencode(f"{top}/{path}"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from wentu.language import pick
 Row = list[Any]
 Others = tuple[list[Row], list[Row]]
 """Rows that are no pictures', of the listing before and of the one now."""
+BLOCK = 2**20
 _PICTURE = b'["picture",'
 _SAME: Row = ["picture", "", 0, ""]
 
@@ -42,8 +42,15 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 
 def lines_of(raw: IO[bytes]) -> Iterator[bytes]:
     """The lines of a gzipped file, each with its end."""
-    with gzip.GzipFile(fileobj=raw) as file, io.BufferedReader(file, 1 << 20) as lines:
-        yield from lines
+    rest = b""
+    with gzip.GzipFile(fileobj=raw) as file:
+        # By blocks: asked for line by line, GzipFile takes three times as long.
+        while block := file.read(BLOCK):
+            lines = (rest + block).splitlines(keepends=True)
+            rest = lines.pop() if lines[-1][-1:] != b"\n" else b""
+            yield from lines
+    if rest:
+        yield rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +74,11 @@ class Listing:
             gzip.GzipFile("", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as file,
         ):
             for part in batched(rows, 1000):  # one by one, the calls would take most of the time
-                lines = [_canonical(row).encode("utf-8", "surrogatepass") for row in part]
-                seen.update(between + b",".join(lines))  # as digest_of has it of all rows at once
+                lines = list(map(_canonical, part))
+                # As digest_of has it of all rows at once.
+                seen.update(between + ",".join(lines).encode("utf-8", "surrogatepass"))
                 between = b","
-                file.write(b"\n".join(lines) + b"\n")
+                file.write("\n".join([*lines, ""]).encode("utf-8", "surrogatepass"))
                 found = [row[2] for row in part if row[0] == "picture"]
                 pictures, size = pictures + len(found), size + sum(found)
         seen.update(b"]")

@@ -16,6 +16,7 @@ WENTU_RUN_ID          the pipeline run that a stage belongs to
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -51,6 +52,16 @@ def weights_folder() -> Path:
 def cache_folder() -> Path:
     """Where copies of what lies in object stores are kept, and runs of stores that lie there."""
     return Path(os.environ.get("WENTU_CACHE") or "~/.cache/wentu").expanduser()
+
+
+def is_loopback(host: str) -> bool:
+    """Is what is bound reachable from this machine alone?"""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 @cache

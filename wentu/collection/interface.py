@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wentu.collection.skipped import Tell
 from wentu.errors import InputError
 from wentu.formats import bytes_digest
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A picture that a walk met."""
+class Found(NamedTuple):
+    """A picture that a walk met; a tuple, for there may be millions."""
 
     path: str
     """Relative to the collection, with slashes."""

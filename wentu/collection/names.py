@@ -70,6 +70,9 @@ def is_junk_folder(name: str) -> bool:
 def kind_of_name(name: str) -> str:
     """``picture``, ``unknown`` (its first bytes would tell) or one of KINDS, of a file's name."""
     lower = name.lower()
+    stem, _, extension = lower.rpartition(".")
+    if extension in EXTENSIONS and stem and stem[0] != ".":
+        return "picture"  # nearly all of a million, and nothing below would say otherwise
     if name.startswith(".") or lower in _JUNK_FILES or _JUNK_ENDS.search(lower):
         return "junk"
     found = _EXTENSION.search(lower)

@@ -31,22 +31,24 @@ class RemoteCollection(Collection):
 
     def walk(self, skipped: Tell) -> Iterator[Found]:
         # S3 lists by the bytes of UTF-8, which is the order of code points, as of ``sorted``.
-        over = before = ""  # the folder that is being passed over; the key before this one
-        for entry in self._objects.list(deep=True):
-            if over and entry.key.startswith(over):
+        over = before = ""  # the folder that is being passed over; that of the key before this one
+        for key, size, etag, _ in self._objects.list(deep=True):
+            if over and key.startswith(over):
                 continue
-            over = self._folder_to_skip(entry.key, before, skipped)
-            before = entry.key
-            if over or entry.key.endswith("/"):  # consoles make empty objects for folders
+            folder, slash, name = key.rpartition("/")
+            folder += slash
+            if over or folder != before:
+                over = self._folder_to_skip(key, before, skipped)
+                before = folder
+            if over or not name:  # consoles make empty objects for folders
                 continue
-            kind = kind_of_name(entry.key.rpartition("/")[2])
+            kind = kind_of_name(name)
             if kind == "unknown":
-                start = self._objects.get(entry.key, start=SNIFFED) if entry.size else b""
-                kind = kind_of_bytes(start)
+                kind = kind_of_bytes(self._objects.get(key, start=SNIFFED) if size else b"")
             if kind == "picture":
-                yield Found(path=entry.key, size=entry.size, mark=f"{entry.size}:{entry.etag}")
+                yield Found(key, size, f"{size}:{etag}")
             else:
-                skipped(entry.key, kind)
+                skipped(key, kind)
 
     def _folder_to_skip(self, key: str, before: str, skipped: Tell) -> str:
         """The first folder of the key that is none of the collection's; told, too.

@@ -64,9 +64,9 @@ def command() -> click.Command:
 
 
 def _cluster(host: str | None, namespace: str | None) -> Any:
-    from wentu.orchestrate.kubeflow import Cluster
+    from wentu.orchestrate.kubeflow import PipelinesServer
 
-    return Cluster(host or "", namespace or "")
+    return PipelinesServer(host or "", namespace or "")
 
 
 def apply(schedule: str | None, cron: str, zone: str | None, **given: Any) -> None:

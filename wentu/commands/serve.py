@@ -12,7 +12,7 @@ import click
 from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.language import pick
-from wentu.settings import store_place
+from wentu.settings import is_loopback, store_place
 
 if TYPE_CHECKING:
     from wentu.search.engine import Engine
@@ -139,7 +139,7 @@ def execute(
 
 def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: float) -> Rules:
     """Who may ask; InputError where everybody could, and nobody said so."""
-    from wentu.search.guard import LOOPBACK_NAMES, Rules, is_loopback
+    from wentu.search.guard import LOOPBACK_NAMES, Rules
 
     token, own = os.environ.get("WENTU_TOKEN", "").strip(), is_loopback(host)
     if no_token and token:

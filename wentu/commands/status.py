@@ -45,16 +45,16 @@ def execute(
     namespace: str | None,
 ) -> None:
     """The runs, or one of them with its stages."""
-    from wentu.orchestrate.kubeflow import ENDPOINT, Cluster
+    from wentu.orchestrate.kubeflow import ENDPOINT, PipelinesServer
     from wentu.orchestrate.status import cluster_runs, cluster_status, local_runs, local_status
 
     vault, console = Store(store or store_place()), make_console()
     asked = host or os.environ.get(ENDPOINT) or os.environ.get("KUBERNETES_SERVICE_HOST")
-    cluster = Cluster(host or "", namespace or "") if asked else None
+    server = PipelinesServer(host or "", namespace or "") if asked else None
     here = local_runs(vault)
     most = count or 20
     if run is None:
-        there = cluster_runs(cluster, most) if cluster else []
+        there = cluster_runs(server, most) if server else []
         found = sorted([*here, *there], key=lambda each: str(each["started"]))[-most:]
         if json:
             show(found)
@@ -65,8 +65,8 @@ def execute(
     fits = fits or [each for each in here if each["run_id"].startswith(run)]
     if len(fits) == 1:
         one, view = local_status(vault, fits[0]["run_id"])
-    elif cluster:
-        one, view = cluster_status(cluster, run, console)
+    elif server:
+        one, view = cluster_status(server, run, console)
     else:
         ids = ", ".join(each["run_id"] for each in (fits or here)[-10:]) or "-"
         raise InputError(

@@ -47,23 +47,23 @@ def execute(run_name: str | None, wait: bool, once: bool, json: bool, **given: A
 
     once: where a run of that name is there already, it is this one, and nothing is sent.
     """
-    from wentu.orchestrate.kubeflow import Cluster
+    from wentu.orchestrate.kubeflow import PipelinesServer
 
     host, namespace = given["host"] or "", given["namespace"] or ""
     sent = submission(given)
-    cluster = Cluster(host, namespace)
-    there = cluster.named_run(run_name) if once and run_name else ""
-    run_id = there or cluster.submit(sent, run_name or "")
+    server = PipelinesServer(host, namespace)
+    there = server.named_run(run_name) if once and run_name else ""
+    run_id = there or server.submit(sent, run_name or "")
     console = make_console()
     if not json:
-        console.print(pick("Submitted: ", "已提交：") + cluster.url(run_id), soft_wrap=True)
+        console.print(pick("Submitted: ", "已提交：") + server.url(run_id), soft_wrap=True)
     if wait:
-        follow(cluster, run_id, console, as_json=json)
+        follow(server, run_id, console, as_json=json)
     elif json:
-        show({"run_id": run_id, "url": cluster.url(run_id)})
+        show({"run_id": run_id, "url": server.url(run_id)})
 
 
-def follow(cluster: Any, run_id: str, console: Any, *, as_json: bool) -> None:
+def follow(server: Any, run_id: str, console: Any, *, as_json: bool) -> None:
     """Wait for the end of a run; Ctrl-C leaves it running."""
     import io
 
@@ -72,7 +72,7 @@ def follow(cluster: Any, run_id: str, console: Any, *, as_json: bool) -> None:
     from wentu.orchestrate.status import wait
 
     try:
-        found = wait(cluster, run_id, Console(file=io.StringIO()) if as_json else console)
+        found = wait(server, run_id, Console(file=io.StringIO()) if as_json else console)
     except KeyboardInterrupt:
         console.print(
             pick(

@@ -17,9 +17,8 @@ import click
 from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.language import pick
-from wentu.settings import store_place
+from wentu.settings import is_loopback, store_place
 
-HERE = ("127.0.0.1", "localhost", "::1")
 DEFAULTS = {"host": "127.0.0.1", "port": 8080, "quiet_seconds": 60.0, "at_most_seconds": 900.0}
 
 
@@ -75,7 +74,7 @@ def execute(words: tuple[str, ...], submit: bool, state: str | None, **given: An
         name: default if given[name] is None else given[name] for name, default in DEFAULTS.items()
     }
     token = os.environ.get("WENTU_TOKEN", "").strip()
-    if where["host"] not in HERE and not token:
+    if not is_loopback(where["host"]) and not token:
         raise InputError(
             f"--host {where['host']}: whoever reaches it could start runs; set WENTU_TOKEN, which "
             "the bucket's notifications then have to bring.",

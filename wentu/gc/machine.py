@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from wentu.digests import FILE
 from wentu.listing import pictures_of
 from wentu.orchestrate.local import is_alive
 from wentu.storage import is_remote, local_path
@@ -23,7 +24,7 @@ what was measured, which compare and promote --anyway read."""
 
 def forget_digests(store: Store, current: Release) -> None:
     """Drop remembered digests of files that are not in the current release's collection."""
-    path = store.storage.home / "work/digests.sqlite"
+    path = store.storage.home / FILE
     pictures = str(current.parameters.get("pictures", ""))
     if not path.exists() or not pictures:
         return

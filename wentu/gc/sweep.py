@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wentu.digests import FILE
 from wentu.errors import InputError
 from wentu.gc import machine
 from wentu.gc.compact import Ids, alive, compacted
@@ -18,8 +19,6 @@ from wentu.language import pick
 from wentu.listing import write_without
 from wentu.store import Pointer, Release, Store
 
-DIGESTS = "digests.sqlite"
-"""In work/, of files by their paths: see machine.py."""
 UNDER_WAY = 14 * 86400.0
 """Seconds for which a training that came to no verdict counts as one that goes on; twice what a
 profile gives finetune by default, since it counts from its first attempt."""
@@ -256,7 +255,7 @@ def _folders(store: Store, kept: Kept, busy: bool) -> dict[str, set[str]]:
     if not busy:  # a training that is taken up again finds its state by what it is given
         # What several machines train from; of a training that has its verdict nothing is needed.
         found |= {"parts": set(), "trainings": set()}
-        found["work"] = {f"work/{DIGESTS}{end}" for end in ("", "-journal", "-wal", "-shm")}
+        found["work"] = {f"{FILE}{end}" for end in ("", "-journal", "-wal", "-shm")}
     return found
 
 

@@ -7,15 +7,14 @@ training of a day must not end because the control plane is upgraded for ten min
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from wentu.errors import InputError, ServiceError
+from wentu.errors import ServiceError
+from wentu.orchestrate.connection import connect
 from wentu.orchestrate.trainspec import GROUP, NODE, PLURAL, VERSION
 
 PATIENCE = 900.0
@@ -25,7 +24,6 @@ PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 TIMEOUT = 30
 LINES = 200
 """Of a log that are read."""
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 Answer = TypeVar("Answer")
 
@@ -61,25 +59,8 @@ class Cluster:
 
     @classmethod
     def connect(cls) -> Cluster:
-        """The cluster that this pod runs in, else that of the user's kubeconfig."""
-        from kubernetes import client, config
-
-        settings = client.Configuration()
-        try:
-            if os.environ.get("KUBERNETES_SERVICE_HOST"):
-                config.load_incluster_config(settings)
-                namespace = (ACCOUNT / "namespace").read_text("utf-8").strip()
-            else:
-                config.load_kube_config(client_configuration=settings)
-                chosen = config.list_kube_config_contexts()[1]["context"]
-                namespace = chosen.get("namespace") or "default"
-        except (config.ConfigException, OSError) as error:
-            raise InputError(
-                f"no Kubernetes cluster is within reach ({error}); use `wentu submit`.",
-                f"无法访问 Kubernetes 集群({error})；请使用 wentu submit。",
-            ) from None
-        settings.retries = False  # we ask again ourselves
-        return cls(client.ApiClient(settings), namespace)
+        """The one that ``connection.connect`` finds."""
+        return cls(*connect())
 
     def get(self, name: str) -> dict[str, Any] | None:
         """A TrainJob; None where there is none."""

@@ -91,7 +91,7 @@ def need_remote(values: Mapping[str, Any]) -> None:
 # --- the cluster ------------------------------------------------------------------------------
 
 
-class Cluster:
+class PipelinesServer:
     """A Kubeflow Pipelines server.
 
     host: else KF_PIPELINES_ENDPOINT; inside of a pod neither is needed. namespace: of the user,

@@ -7,13 +7,14 @@ cluster (a kubeconfig, or from inside of a pod), the reason is asked for; where 
 from __future__ import annotations
 
 import base64
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
+from wentu.errors import InputError
 from wentu.language import pick
+from wentu.orchestrate.connection import connect
 
 PATIENCE = (3, 10)
 """Seconds for a connection, and for an answer."""
@@ -25,17 +26,8 @@ FINE = ("ContainerCreating", "PodInitializing", "Completed")
 @cache
 def api() -> Any | None:
     """The connection to Kubernetes; None where there is none to be had."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own, at import
-        try:
-            from kubernetes import client, config
-        except ImportError:
-            return None
-    with suppress(config.ConfigException):
-        config.load_incluster_config()
-        return client.ApiClient()
-    with suppress(config.ConfigException, OSError):
-        return config.new_client_from_config()
+    with suppress(ImportError, InputError):
+        return connect()[0]
     return None
 
 

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from wentu.errors import InputError
 
 if TYPE_CHECKING:
-    from wentu.orchestrate.kubeflow import Cluster, Submission
+    from wentu.orchestrate.kubeflow import PipelinesServer, Submission
 
 _VALUE = r"(\d+|[A-Za-z]{3})"
 _PART = rf"(\*|{_VALUE}(-{_VALUE})?)(/\d+)?"
@@ -110,14 +110,14 @@ def zone_of(name: str) -> ZoneInfo:
 # --- on the server ----------------------------------------------------------------------------
 
 
-def listed(cluster: Cluster) -> list[Schedule]:
+def listed(server: PipelinesServer) -> list[Schedule]:
     """Every schedule of ours, by name."""
-    return sorted(map(_read, cluster.schedules()), key=lambda each: (each.name, each.id))
+    return sorted(map(_read, server.schedules()), key=lambda each: (each.name, each.id))
 
 
-def find(cluster: Cluster, name: str) -> list[Schedule]:
+def find(server: PipelinesServer, name: str) -> list[Schedule]:
     """The schedules of a name, of which there should be one; InputError where there is none."""
-    known = listed(cluster)
+    known = listed(server)
     found = [each for each in known if each.name == name]
     if not found:
         names = ", ".join(dict.fromkeys(each.name for each in known)) or "-"
@@ -128,7 +128,7 @@ def find(cluster: Cluster, name: str) -> list[Schedule]:
     return found
 
 
-def apply(cluster: Cluster, submission: Submission, name: str, cron: str, zone: str) -> str:
+def apply(server: PipelinesServer, submission: Submission, name: str, cron: str, zone: str) -> str:
     """Make the schedule of this name what is said; returns unchanged, created or replaced.
 
     The old one is paused before the new one is made and deleted after, so that there are never
@@ -136,48 +136,48 @@ def apply(cluster: Cluster, submission: Submission, name: str, cron: str, zone: 
     """
     zone_of(zone)
     sent = six_fields(cron)
-    reference = cluster.upload(submission)
-    before = [each for each in listed(cluster) if each.name == name]
+    reference = server.upload(submission)
+    before = [each for each in listed(server) if each.name == name]
     wanted = (sent, zone, reference[1], dict(submission.parameters))
     same = [each for each in before if each.enabled and _content(each) == wanted]
     for each in before:
         if each.enabled and each not in same[:1]:
-            cluster.set_enabled(each.id, False)
+            server.set_enabled(each.id, False)
     if not same:
         description = f"wentu zone={zone}"
         try:
-            cluster.schedule(submission, name, sent, description, reference)
+            server.schedule(submission, name, sent, description, reference)
         except BaseException:
             for each in before:
                 if each.enabled:
-                    cluster.set_enabled(each.id, True)
+                    server.set_enabled(each.id, True)
             raise
     for each in before:
         if each not in same[:1]:
-            cluster.delete_schedule(each.id)
+            server.delete_schedule(each.id)
     return "unchanged" if same else "replaced" if before else "created"
 
 
-def pause(cluster: Cluster, name: str) -> None:
+def pause(server: PipelinesServer, name: str) -> None:
     """Let it not fire until it is resumed."""
-    for each in find(cluster, name):
-        cluster.set_enabled(each.id, False)
+    for each in find(server, name):
+        server.set_enabled(each.id, False)
 
 
-def resume(cluster: Cluster, name: str) -> Schedule:
+def resume(server: PipelinesServer, name: str) -> Schedule:
     """Let it fire again; firings in between are not made up for."""
-    first, *more = find(cluster, name)
+    first, *more = find(server, name)
     for each in more:
-        cluster.delete_schedule(each.id)
-    cluster.set_enabled(first.id, True)
+        server.delete_schedule(each.id)
+    server.set_enabled(first.id, True)
     return first
 
 
-def remove(cluster: Cluster, name: str) -> None:
+def remove(server: PipelinesServer, name: str) -> None:
     """Remove it; runs that it started stay."""
-    for each in find(cluster, name):
-        cluster.set_enabled(each.id, False)
-        cluster.delete_schedule(each.id)
+    for each in find(server, name):
+        server.set_enabled(each.id, False)
+        server.delete_schedule(each.id)
 
 
 def _content(schedule: Schedule) -> tuple[str, str, str, dict[str, Any]]:

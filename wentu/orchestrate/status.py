@@ -24,7 +24,7 @@ from wentu.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from wentu.orchestrate.kubeflow import Cluster
+    from wentu.orchestrate.kubeflow import PipelinesServer
 
 POLL = 5.0
 PATIENCE = 900.0
@@ -107,9 +107,9 @@ class ClusterView(RunView):
 
     EVERY = POLL
 
-    def __init__(self, cluster: Cluster, run_id: str, console: Console) -> None:
+    def __init__(self, server: PipelinesServer, run_id: str, console: Console) -> None:
         super().__init__(Path(), console)
-        self._cluster, self._run_id = cluster, run_id
+        self._server, self._run_id = server, run_id
         self.run: Any = None
         self.trouble: ServiceError | None = None
         """Why the server cannot be asked now."""
@@ -123,12 +123,12 @@ class ClusterView(RunView):
     def read(self) -> None:
         """Ask for the run; a server that is gone for a while is asked again later."""
         try:
-            self.run = self._cluster.run(self._run_id)
+            self.run = self._server.run(self._run_id)
         except ServiceError as error:
             self.trouble = error
             return
         self.trouble, self.heard = None, time.monotonic()
-        found, decision = read_run(self.run, self._cluster.namespace or "kubeflow")
+        found, decision = read_run(self.run, self._server.namespace or "kubeflow")
         self.decision = {"decision": decision} if decision else {}
         for name, view in found.items():
             before, self.stages[name] = self.stages[name], view
@@ -147,19 +147,19 @@ class ClusterView(RunView):
         """The run as `--json` prints it."""
         assert self.run is not None
         failed = next((v for v in self.flow() if v.status == "failed"), None)
-        return of_run(self.run, self._cluster) | {
+        return of_run(self.run, self._server) | {
             "decision": self.decision.get("decision", ""),
             "stages": stages(self.flow()),
             "error": (failed.error if failed else "") or message(self.run.error),
         }
 
 
-def cluster_runs(cluster: Cluster, count: int = 20) -> list[Shape]:
+def cluster_runs(server: PipelinesServer, count: int = 20) -> list[Shape]:
     """The newest runs of a cluster, oldest first, without their stages."""
-    return [of_run(run, cluster) for run in reversed(cluster.runs(count))]
+    return [of_run(run, server) for run in reversed(server.runs(count))]
 
 
-def of_run(run: Any, cluster: Cluster) -> Shape:
+def of_run(run: Any, server: PipelinesServer) -> Shape:
     """What the list of runs says of one."""
     config = run.runtime_config
     began, ended = moment(run.created_at), moment(run.finished_at)
@@ -170,24 +170,26 @@ def of_run(run: Any, cluster: Cluster) -> Shape:
         status=ENDED.get(str(run.state), "running"),
         started=began.strftime("%Y-%m-%dT%H:%M:%SZ") if began else "",
         seconds=round(seconds, 1),
-        url=cluster.url(run.run_id),
+        url=server.url(run.run_id),
         error=message(run.error),
         parameters=dict(config.parameters or {}) if config else {},
     )
 
 
-def cluster_status(cluster: Cluster, run_id: str, console: Console) -> tuple[Shape, ClusterView]:
+def cluster_status(
+    server: PipelinesServer, run_id: str, console: Console
+) -> tuple[Shape, ClusterView]:
     """A run on a cluster with its stages; and what draws it."""
-    view = ClusterView(cluster, run_id, console)
-    view.run = cluster.run(run_id)
-    view.stages, decision = read_run(view.run, cluster.namespace or "kubeflow")
+    view = ClusterView(server, run_id, console)
+    view.run = server.run(run_id)
+    view.stages, decision = read_run(view.run, server.namespace or "kubeflow")
     view.decision = {"decision": decision} if decision else {}
     return view.shape(), view
 
 
-def wait(cluster: Cluster, run_id: str, console: Console) -> Shape:
+def wait(server: PipelinesServer, run_id: str, console: Console) -> Shape:
     """Follow a run until it ends; StageError where it fails, naming the stage and its reason."""
-    view = ClusterView(cluster, run_id, console)
+    view = ClusterView(server, run_id, console)
     view.read()
     with view:
         while not view.ended:

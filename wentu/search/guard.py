@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import re
 import time
@@ -225,16 +224,6 @@ def host_of(header: str) -> str:
     """The name in a Host header, lower case, without port and brackets."""
     found = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](:\d+)?|([^:\[\]]+)(:\d+)?", header.strip())
     return (found[1] or found[3]).lower().rstrip(".") if found else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Is what is bound reachable from this machine alone?"""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def asked_language(header: str) -> Language | None:

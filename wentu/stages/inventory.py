@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from wentu.clip.encoder import find_bundle
 from wentu.collection import Collection, Found, Skipped, open_collection
 from wentu.digests import DigestCache, learn_marks, share_marks
 from wentu.errors import InputError
-from wentu.formats import digest_of, file_sha256, write_json
+from wentu.formats import batched, digest_of, file_sha256, write_json
 from wentu.language import pick
 from wentu.listing import Comparison, Listing, compare_lines, key_of, pictures_of
 from wentu.progress import Reporter
@@ -171,13 +172,13 @@ def listing(
 def spooled(found: Iterable[Found]) -> Iterator[tuple[int, Iterator[Found]]]:
     """How many there are, and they: kept in a file, for memory would grow with their number."""
     with tempfile.TemporaryFile() as file:
-        count = 0
-        for each in found:
-            count += 1
-            marshal.dump((each.path, each.size, each.mark), file)
+        count = parts = 0
+        for part in batched(found, 1000):  # one by one, the calls would take most of the time
+            count, parts = count + len(part), parts + 1
+            marshal.dump([tuple(each) for each in part], file)
         file.seek(0)
-        rows = (marshal.load(file) for _ in range(count))
-        yield count, (Found(path=path, size=size, mark=mark) for path, size, mark in rows)
+        rows = chain.from_iterable(marshal.load(file) for _ in range(parts))
+        yield count, starmap(Found, rows)
 
 
 class Against:

@@ -115,10 +115,10 @@ class Bucket(Storage):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}.{threading.get_ident()}.part")
             try:
-                self.objects.download(f"{key}/{name}", part)
+                arrived = self.objects.download(f"{key}/{name}", part)
             except FileNotFoundError:
                 raise absent(self.place, f"{key}/{name}") from None
-            if file_sha256(part) != files[name]:
+            if arrived != files[name]:
                 part.unlink()
                 raise ServiceError(
                     f"{self.place}/{key}/{name} is not the file that was put there.",

@@ -12,12 +12,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from wentu.errors import InputError, ServiceError, WentuError
 from wentu.formats import batched, file_sha256
@@ -40,16 +40,20 @@ _MISSING = ("NoSuchKey", "404", "NotFound")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An object as a listing tells of it."""
+class Entry(NamedTuple):
+    """An object as a listing tells of it; a tuple, for there may be millions."""
 
     key: str
     """Relative to the place; a folder's ends in a slash."""
     size: int = 0
     etag: str = ""
-    changed: datetime | None = None
-    """By the server's clock."""
+    moment: str = ""
+    """``changed`` as the server writes it."""
+
+    @property
+    def changed(self) -> datetime | None:
+        """When it was written, by the server's clock."""
+        return datetime.fromisoformat(self.moment) if self.moment else None
 
 
 class Changed(Exception):
@@ -73,6 +77,7 @@ def client() -> Any:
         connect_timeout=10,
         read_timeout=60,
         tcp_keepalive=True,
+        user_agent="wentu",  # botocore's own is put together anew for each request
         # Checksums in trailers are unknown to many servers; bodies are signed instead, which
         # servers check, and what we read is held against our own digest.
         request_checksum_calculation="when_required",
@@ -152,16 +157,18 @@ class Objects:
 
         return self._got(attempt, key)
 
-    def download(self, key: str, path: Path) -> None:
-        """An object into a file, large ones in parts; FileNotFoundError where there is none."""
+    def download(self, key: str, path: Path) -> str:
+        """An object into a file, large ones in parts; returns its SHA-256.
+
+        FileNotFoundError where there is none.
+        """
         from boto3.s3.transfer import TransferConfig
 
-        def attempt() -> None:
+        def attempt() -> str:
             # One request for a small one; boto3's transfers ask three times, with threads for each.
             answer = client().get_object(**self.where(key))
             if answer["ContentLength"] <= LARGE:
-                self._save(answer, path)
-                return
+                return self._save(answer, path)
             answer["Body"].close()
             client().download_file(
                 self.bucket,
@@ -169,45 +176,62 @@ class Objects:
                 str(path),
                 Config=TransferConfig(multipart_threshold=LARGE, num_download_attempts=ATTEMPTS),
             )
-            check(file_sha256(path), lambda: _file_md5(path), answer)
+            digest = file_sha256(path)
+            check(digest, lambda: _file_md5(path), answer)
+            return digest
 
-        self._got(attempt, key)
+        return self._got(attempt, key)
 
     @staticmethod
-    def _save(answer: dict[str, Any], path: Path) -> None:
+    def _save(answer: dict[str, Any], path: Path) -> str:
         """The body of an answer into a file; raises Changed where it breaks off or is another."""
         from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
+        seen = hashlib.sha256()
         try:
             with path.open("wb") as file:
                 for block in answer["Body"].iter_chunks(BLOCK):
                     file.write(block)
+                    seen.update(block)
         except (ReadTimeoutError, ConnectionClosedError) as error:
             raise Changed(str(error)) from error
-        check(file_sha256(path), lambda: _file_md5(path), answer)
+        check(seen.hexdigest(), lambda: _file_md5(path), answer)
+        return seen.hexdigest()
 
     def list(self, prefix: str = "", *, deep: bool = False) -> Iterator[Entry]:
         """Objects whose keys begin so, in the order of their bytes, a thousand a request.
 
         deep: also those in folders; else a folder is one entry.
         """
-        more: dict[str, Any] = {} if deep else {"Delimiter": "/"}
-        following: str | None = ""
-        while following is not None:
-            if following:
-                more["ContinuationToken"] = following
-            try:
-                page = self._tried(
-                    lambda: client().list_objects_v2(
-                        Bucket=self.bucket, Prefix=self.prefix + prefix, **more
-                    )
-                )
-            except Exception as error:
-                raise self.explained(error, prefix) from error
-            cut = len(self.prefix)
-            entries, following = page[pages.PAGE]
-            for name, size, etag, changed in sorted(entries):
-                yield Entry(key=name[cut:], size=size, etag=etag, changed=changed)
+        for page in self._pages(prefix, {} if deep else {"Delimiter": "/"}):
+            for name, size, etag, moment in sorted(page):
+                yield Entry(name[len(self.prefix) :], size, etag, moment)
+
+    def _pages(self, prefix: str, more: dict[str, str]) -> Iterator[Iterable[pages.Listed]]:
+        """The pages of a listing: while one is used, the next is on its way."""
+        page, following = self._page(prefix, more)
+        if not following:
+            yield page
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            while following:
+                more = more | {"ContinuationToken": following}
+                coming = ahead.submit(self._page, prefix, more)
+                yield page
+                page, following = coming.result()
+            yield page
+
+    def _page(self, prefix: str, more: dict[str, str]) -> pages.Page:
+        """One page of a listing, and what the next one is asked for with."""
+        whole = self.prefix + prefix
+        try:
+            answer = self._tried(
+                lambda: client().list_objects_v2(Bucket=self.bucket, Prefix=whole, **more)
+            )
+        except Exception as error:
+            raise self.explained(error, prefix) from error
+        page: pages.Page = answer[pages.PAGE]
+        return page
 
     def now(self) -> datetime:
         """The server's time, to the second."""
@@ -226,11 +250,16 @@ class Objects:
     def put(self, key: str, data: bytes | Path, *, only_new: bool = False) -> bool:
         """Write an object whole; with ``only_new`` False where there is one already.
 
-        A file is not read into memory; above LARGE it goes in parts, without ``only_new``.
+        A file above BLOCK is not read into memory; above LARGE it goes in parts, without
+        ``only_new``.
         """
         from boto3.s3.transfer import TransferConfig
         from botocore.exceptions import ClientError
 
+        if isinstance(data, Path) and data.stat().st_size <= BLOCK:
+            data = (
+                data.read_bytes()
+            )  # of a file botocore asks first whether to send it: twice the wait
         digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
         token = uuid.uuid4().hex
         known = {"Metadata": {SHA: digest, TOKEN: token}}
