@@ -69,13 +69,13 @@ class Service:
             await anyio.to_thread.run_sync(self.decoders.close)
 
     async def _begin(self, group: TaskGroup) -> None:
-        """Follow the pointer. One of several workers takes connections only when it can answer, if
-        another already does; it says on the board how it goes."""
+        """Follow the pointer. Once one of several workers could answer, the others, and those who
+        take their places, let connections wait until they can; the board says how it stands."""
         if self.board is None:
             self.current.start()
             return
         self.board.succeed(self.worker)
-        wait = self.board.any_ready()
+        wait = self.board.ever_ready()
         self.current.start()
         if wait:
             await self._looked()
