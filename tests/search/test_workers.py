@@ -45,7 +45,7 @@ def serving(store: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], ht
             assert it.stdout
             url = it.stdout.readline().split()[0]
             with httpx.Client(base_url=url, timeout=30) as client:
-                until(lambda: client.get("/readyz").status_code == 200, 60)
+                until(lambda: client.get("/readyz").status_code == 200, 120)
                 yield it, client
         finally:
             it.kill()
@@ -59,7 +59,7 @@ def ask(url: httpx.URL | str) -> int:
 
 def test_workers_that_are_killed_are_replaced_and_nobody_is_refused(built: Any) -> None:
     with serving(built.store, "--workers", "2") as (it, client):
-        until(lambda: len(children(it.pid)) == 2)
+        until(lambda: len(children(it.pid)) == 2, 60)
         seen = set(children(it.pid))
         for _ in range(4):
             for _ in range(3):
@@ -71,17 +71,17 @@ def test_workers_that_are_killed_are_replaced_and_nobody_is_refused(built: Any) 
             while time.monotonic() < end:
                 assert ask(client.base_url) == 200
             seen |= set(children(it.pid))
-        until(lambda: len(children(it.pid)) == 2, 60)
+        until(lambda: len(children(it.pid)) == 2, 120)
         assert len(seen) > 3
 
 
 def test_all_workers_killed_at_once_make_callers_wait_not_fail(built: Any) -> None:
     with serving(built.store, "--workers", "2") as (it, client):
-        until(lambda: len(children(it.pid)) == 2)
+        until(lambda: len(children(it.pid)) == 2, 60)
         for pid in children(it.pid):
             os.kill(pid, signal.SIGKILL)
         httpx.get(f"{client.base_url}/healthz", timeout=30).raise_for_status()
-        until(lambda: httpx.get(f"{client.base_url}/readyz", timeout=30).status_code == 200, 60)
+        until(lambda: httpx.get(f"{client.base_url}/readyz", timeout=30).status_code == 200, 120)
         assert ask(client.base_url) == 200
 
 
@@ -90,7 +90,7 @@ def test_asked_to_end_all_end_and_answers_under_way_are_given(
     built: Any, how: signal.Signals
 ) -> None:
     with serving(built.store, "--workers", "2") as (it, client):
-        until(lambda: len(children(it.pid)) == 2)
+        until(lambda: len(children(it.pid)) == 2, 60)
         workers = children(it.pid)
         port = client.base_url.port
         assert port
@@ -107,14 +107,14 @@ def test_asked_to_end_all_end_and_answers_under_way_are_given(
             assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
         _, said = it.communicate(timeout=30)
         assert time.monotonic() - began < 10
-        assert it.returncode in (-how, 1, 143)  # 1: click says "Aborted!"
+        assert it.returncode in (-how, 130, 143)  # as the command line says it
         assert not any(map(alive, workers))
         assert "Traceback" not in said
 
 
 def test_workers_end_when_their_supervisor_is_killed(built: Any) -> None:
     with serving(built.store, "--workers", "2") as (it, client):
-        until(lambda: len(children(it.pid)) == 2)
+        until(lambda: len(children(it.pid)) == 2, 60)
         workers = children(it.pid)
         decoders = [pid for worker in workers for pid in children(worker)]
         it.kill()
@@ -138,7 +138,7 @@ def test_a_worker_that_keeps_dying_is_started_with_pauses(built: Any) -> None:
 
 def test_whichever_worker_is_asked_answers_for_all(built: Any) -> None:
     with serving(built.store, "--workers", "2") as (it, client):
-        until(lambda: len(children(it.pid)) == 2)
+        until(lambda: len(children(it.pid)) == 2, 60)
 
         def count() -> float:
             text = httpx.get(f"{client.base_url}/metrics").text
