@@ -93,6 +93,25 @@ def test_one_that_asks_again_in_time_is_kept(client: httpx.Client) -> None:
         assert answer.count(b"HTTP/1.1 200 ") == 3
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz?" + b"x" * 300_000 + b" HTTP/1.1\r\n",
+        HEAD + b"X: " + b"x" * 300_000,
+        b"\x16\x03\x01\x02\x00\x01\x00" + bytes(600),  # TLS
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_told_so(client: httpx.Client, sent: bytes) -> None:
+    with raw(client) as one:
+        one.sendall(sent)
+        answer = until_closed(one)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert said.startswith("this is no HTTP request")
+
+
 def test_a_hundred_slow_clients_do_not_keep_others_from_answers(client: httpx.Client) -> None:
     with ExitStack() as held:
         for _ in range(100):
@@ -143,30 +162,29 @@ def test_more_connections_than_there_is_room_for_are_told_so(built: Any) -> None
 
 
 def test_a_client_may_ask_so_often_and_no_more(built: Any) -> None:
-    with served(built.store, rate=Rate(2), trust_proxy=True) as client:
+    with served(built.store, rate=Rate(0.2), trust_proxy=True) as client:
 
         def ask(address: str, path: str = "/api/v1/release") -> httpx.Response:
             return client.get(path, headers={"X-Forwarded-For": f"9.9.9.9, {address}"})
 
-        answers = [ask("192.0.2.1") for _ in range(12)]
-        assert [each.status_code for each in answers[:10]] == [200] * 10
-        assert answers[-1].status_code == 429
-        seconds = int(answers[-1].headers["retry-after"])
-        assert seconds == 1
-        assert answers[-1].json()["error"].startswith("you ask more often than is allowed here")
+        assert ask("192.0.2.1").status_code == 200
+        answer = ask("192.0.2.1")
+        assert answer.status_code == 429
+        seconds = int(answer.headers["retry-after"])
+        assert 1 <= seconds <= 5
+        assert answer.json()["error"].startswith("you ask more often than is allowed here")
         assert ask("192.0.2.2").status_code == 200
         assert ask("192.0.2.1", "/healthz").status_code == 200
+        thumbnails = [ask("192.0.2.3", "/api/v1/pictures/1/thumbnail") for _ in range(15)]
+        assert {each.status_code for each in thumbnails} == {404}
         time.sleep(seconds)
         assert ask("192.0.2.1").status_code == 200
-        thumbnails = [ask("192.0.2.3", "/api/v1/pictures/1/thumbnail") for _ in range(150)]
-        assert {each.status_code for each in thumbnails} == {404}
 
 
 def test_wrong_tokens_count_too(built: Any) -> None:
-    with served(built.store, rate=Rate(1), token="x", ready=False) as client:
-        statuses = [client.get("/api/v1/release").status_code for _ in range(8)]
-        assert statuses[:5] == [401] * 5
-        assert statuses[-1] == 429
+    with served(built.store, rate=Rate(0.2), token="x", ready=False) as client:
+        statuses = [client.get("/api/v1/release").status_code for _ in range(2)]
+        assert statuses == [401, 429]
 
 
 def test_a_bucket_fills_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:

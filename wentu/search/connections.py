@@ -10,7 +10,9 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -19,6 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from wentu.language import pick
 from wentu.search.rate import one_client
 
+LINGER = 2.0
+"""Seconds that a connection is still there after a refusal."""
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -51,6 +55,8 @@ def protocol(limits: Limits) -> type[H11Protocol]:
         _watch: asyncio.TimerHandle | None = None
         _fetching: asyncio.TimerHandle | None = None
         _address = ""
+        _ended = False
+        """Nothing more is read of what comes."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -87,13 +93,38 @@ def protocol(limits: Limits) -> type[H11Protocol]:
 
         def _look(self) -> None:
             """Close, unless a request is being read or answered."""
-            if self.transport.is_closing():
+            if self._ended or self.transport.is_closing():
                 self.transport.abort()  # what is left was not fetched
+            elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+                seconds = limits.head_seconds
+                self._refuse(
+                    408,
+                    f"the head of the request was not there within {seconds:g} seconds.",
+                    f"请求头未在 {seconds:g} 秒内到达。",
+                )
             elif self.conn.their_state is h11.IDLE:
-                if self.conn.trailing_data[0]:
-                    self.transport.write(too_slow(self.conn, limits.head_seconds))
                 self.transport.close()
-                self._await_head(1.0)
+                self._await_head(LINGER)
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(
+                400,
+                "this is no HTTP request, or its head is longer than 64 kB.",
+                "这不是 HTTP 请求，或请求头超过 64 kB。",
+            )
+
+        def _refuse(self, status: int, en: str, zh: str) -> None:
+            """Answer, and for a moment throw away what still comes: a connection that is closed on
+            it breaks, before its client reads why."""
+            self._ended = True
+            with suppress(h11.LocalProtocolError):  # half of another answer is out
+                self.transport.write(refusal(self.conn, status, sentence(en, zh)))
+            self.transport.write_eof()
+            self._await_head(LINGER)
+
+        def data_received(self, data: bytes) -> None:
+            if not self._ended:
+                super().data_received(data)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -122,16 +153,13 @@ def sentence(en: str, zh: str) -> bytes:
     return json.dumps({"error": pick(en, zh)}, ensure_ascii=False).encode()
 
 
-def too_slow(connection: h11.Connection, seconds: float) -> bytes:
-    """The answer to the head of a request that did not come to its end."""
-    body = sentence(
-        f"the head of the request was not there within {seconds:g} seconds.",
-        f"请求头未在 {seconds:g} 秒内到达。",
-    )
+def refusal(connection: h11.Connection, status: int, body: bytes) -> bytes:
+    """An answer to what is no request yet, after which the connection ends."""
     headers = [("Content-Type", "application/json"), ("Connection", "close")]
     headers.append(("Content-Length", str(len(body))))
+    reason = HTTPStatus(status).phrase.encode()
     events = (
-        h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),
+        h11.Response(status_code=status, headers=headers, reason=reason),
         h11.Data(data=body),
         h11.EndOfMessage(),
     )

@@ -20,7 +20,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "Nothing is served yet."}})
 async def readyz(service: Here) -> JSONResponse:
     """200 while a release is served, also where it is not the newest one; else 503.
 
@@ -40,7 +40,7 @@ async def readyz(service: Here) -> JSONResponse:
     return JSONResponse(value, 200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(service: Here) -> PlainTextResponse:
     """Prometheus' text format."""
     return PlainTextResponse(page(service.all_figures()), media_type=CONTENT_TYPE)
