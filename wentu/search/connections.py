@@ -122,6 +122,12 @@ def protocol(limits: Limits) -> type[H11Protocol]:
             self.transport.write_eof()
             self._await_head(LINGER)
 
+        def shutdown(self) -> None:
+            if self._ended:
+                self.transport.abort()
+            else:
+                super().shutdown()
+
         def data_received(self, data: bytes) -> None:
             if not self._ended:
                 super().data_received(data)
