@@ -117,10 +117,11 @@ def protocol(limits: Limits) -> type[H11Protocol]:
             """Answer, and for a moment throw away what still comes: a connection that is closed on
             it breaks, before its client reads why."""
             self._ended = True
+            self._await_head(LINGER)
             with suppress(h11.LocalProtocolError):  # half of another answer is out
                 self.transport.write(refusal(self.conn, status, sentence(en, zh)))
-            self.transport.write_eof()
-            self._await_head(LINGER)
+            with suppress(OSError):  # it is gone already
+                self.transport.write_eof()
 
         def shutdown(self) -> None:
             if self._ended:
