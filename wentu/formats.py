@@ -240,6 +240,12 @@ def open_catalog(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def has_moments(catalog: sqlite3.Connection, schema: str = "main") -> bool:
+    """Does a catalog say when pictures were taken and added? Those of earlier versions do not."""
+    query = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'moments'"
+    return catalog.execute(query).fetchone() is not None
+
+
 def facts(path: Path) -> dict[str, str]:
     """What holds for a whole catalog: ``convert``, and ``split`` (open or closed)."""
     with closing(open_catalog(path)) as catalog:

@@ -355,7 +355,13 @@ class Store:
             SegmentRef(digest=s["digest"], tombstones=tuple(s["tombstones"]))
             for s in value["segments"]
         )
-        return Release(**value)
+        try:
+            return Release(**value)
+        except TypeError as error:  # of a later version
+            raise FormatError(
+                f"{key} cannot be read ({error}). Update wentu.",
+                f"无法读取 {key}({error})。请升级 wentu。",
+            ) from None
 
     def _release_key(self, identity: str) -> str:
         keys = (f"releases/{identity}{end}" for end in (".json", ".compacted.json"))

@@ -8,8 +8,8 @@
 A cosine says little by itself: what is high depends on the model, on how many pictures there are
 and on the text. Two numbers say more (measured on the demo: docs/experiments.md):
 
-    fit        how well the picture likes the text, less how well it likes the best of the captions
-               that others wrote: a picture of a dog likes some caption better than "a cat"
+    fit        how well the picture likes the text, less how well it likes the three best of the
+               captions that others have: a picture of a dog likes some better than "a cat"
     familiar   how near the text is to the nearest of these captions: of what the model never heard
                of, it cannot say that it is not there
 

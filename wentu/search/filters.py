@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from wentu.formats import has_moments
 from wentu.search.query import Filters
-from wentu.search.records import has_moments
 from wentu.search.segment import Rows, Segment
 
 Mask = npt.NDArray[np.bool_]
@@ -116,6 +116,7 @@ def like(wanted: str) -> str:
 
     It knows the case of ASCII only, so of what was asked for it is given ASCII and Chinese.
     """
-    plain = re.findall(r"[!-)+->@-~\u4e00-\u9fff]+", wanted)
+    composed = unicodedata.normalize("NFC", wanted)
+    plain = re.findall(r"[!-)+->@-~\u4e00-\u9fff]+", composed)
     escaped = (re.sub(r"([\\%_])", r"\\\1", part) for part in plain)
     return "%" + "".join(f"{part}%" for part in escaped)

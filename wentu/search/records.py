@@ -6,18 +6,13 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 
+from wentu.formats import has_moments
 from wentu.search.query import Hit
 
 MOST_FOLDERS = 500
 _TOP = "substr(path, 1, instr(path, '/') - 1)"
 _REST = "substr(path, instr(path, '/') + 1)"
 _SECOND = f"substr(path, 1, instr(path, '/') + instr({_REST}, '/') - 1)"
-
-
-def has_moments(catalog: sqlite3.Connection) -> bool:
-    """Does it say when pictures were taken and added? Those of earlier versions do not."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'moments'"
-    return catalog.execute(query).fetchone() is not None
 
 
 def record(catalog: sqlite3.Connection, picture: int, score: float) -> Hit | None:
