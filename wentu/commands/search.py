@@ -105,9 +105,18 @@ def execute(
         show_captions(engine.captions(query, k), as_json)
         engine.close()
         return
-    weight = shares(text, query, 0.5 if picture_weight is None else picture_weight)
-    wanted = {"filters": Filters(folder=folder or ""), "all": everything, "k": k}
-    answer = engine.find(Query(text=text or "", picture=query, **weight, **wanted))
+    text_weight, weight = shares(text, query, 0.5 if picture_weight is None else picture_weight)
+    answer = engine.find(
+        Query(
+            text=text or "",
+            picture=query,
+            text_weight=text_weight,
+            picture_weight=weight,
+            filters=Filters(folder=folder or ""),
+            all=everything,
+            k=k,
+        )
+    )
     hits = answer.hits
     if as_json:
         import json
@@ -130,16 +139,16 @@ def execute(
     engine.close()
 
 
-def shares(text: str | None, picture: bytes | None, of_picture: float) -> dict[str, float]:
-    """The weights of text and picture where both are given."""
+def shares(text: str | None, picture: bytes | None, of_picture: float) -> tuple[float, float]:
+    """The weights of text and picture."""
     if not 0 <= of_picture <= 1:
         raise InputError(
             f"--picture-weight {of_picture}: give a number from 0 to 1.",
             f"--picture-weight {of_picture}：应为 0 到 1 之间的数。",
         )
     if not (text and text.strip() and picture):
-        return {}
-    return {"text_weight": 1 - of_picture, "picture_weight": of_picture}
+        return 1.0, 1.0
+    return 1 - of_picture, of_picture
 
 
 def show(answer: Answer) -> None:
