@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,20 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             return value
         time.sleep(0.05)
     pytest.fail(f"waited {seconds} s for {what}")
+
+
+Demo = Callable[[int], tuple[Path, str, float]]
+
+
+@pytest.fixture(scope="session")
+def demo_of(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """(folder, what it printed, seconds) of `wentu demo` with a seed, run once for all proofs."""
+
+    @cache
+    def run(seed: int) -> tuple[Path, str, float]:
+        folder = tmp_path_factory.mktemp(f"demo-{seed}")
+        began = time.monotonic()
+        said = must("demo", "--folder", str(folder), "--seed", str(seed))
+        return folder, said, time.monotonic() - began
+
+    return run

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import resource
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.proofs.conftest import must
+from tests.proofs.conftest import Demo, must
 from wentu.clip import checkpoint
 from wentu.clip.encoder import TorchEncoder
 from wentu.formats import PairsLmdb
@@ -32,11 +31,9 @@ MEMORY = 4 * 2**30
         pytest.param(2, marks=pytest.mark.exhaustive),
     ],
 )
-def test_the_demo_finds_unseen_pictures(tmp_path: Path, seed: int) -> None:
-    began = time.monotonic()
-    said = must("demo", "--folder", str(tmp_path), "--seed", str(seed))
-    seconds = time.monotonic() - began
-    found = next(tmp_path.glob("store-*/runs/*/artifacts/*/evaluate/report/evaluation.json"))
+def test_the_demo_finds_unseen_pictures(demo_of: Demo, tmp_path: Path, seed: int) -> None:
+    folder, said, seconds = demo_of(seed)
+    found = next(folder.glob("store-*/runs/*/artifacts/*/evaluate/report/evaluation.json"))
     result = json.loads(found.read_text(encoding="utf-8"))
     recall = result["metrics"]["candidate"]
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
@@ -49,7 +46,7 @@ def test_the_demo_finds_unseen_pictures(tmp_path: Path, seed: int) -> None:
     assert at_1 >= 0.55
     assert at_10 >= 0.98
     assert largest < MEMORY
-    assert (tmp_path / f"searches-{seed}.png").stat().st_size > 10_000
+    assert (folder / f"searches-{seed}.png").stat().st_size > 10_000
     assert said.count("Search:") == 3
     assert "Next:" in said
     if seed == 0:

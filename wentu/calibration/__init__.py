@@ -21,6 +21,7 @@ such ones are answered with nothing.
 """
 
 from wentu.calibration.scores import (
+    BESIDE,
     LOOKED_AT,
     THRESHOLD,
     Calibration,
@@ -33,6 +34,7 @@ from wentu.calibration.scores import (
 )
 
 __all__ = [
+    "BESIDE",
     "LOOKED_AT",
     "THRESHOLD",
     "Calibration",
