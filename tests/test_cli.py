@@ -300,7 +300,7 @@ def test_a_stage_by_hand_writes_its_output(
 
 
 def test_search_prints_json_with_ids_that_every_reader_keeps(built: Any) -> None:
-    words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--json"]
+    words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--json", "--all"]
     shown = CliRunner().invoke(cli.build(), words)
     assert shown.exit_code == 0
     rows = json.loads(shown.output)
@@ -341,7 +341,17 @@ def test_a_plan_does_without_the_weights_and_says_that_they_are_missing(
 
 def test_search_draws_a_sheet(built: Any, tmp_path: Path) -> None:
     sheet = tmp_path / "found.png"
-    words = ["search", "红色圆形", "--store", built.store, "-k", "3", "--sheet", str(sheet)]
+    words = [
+        "search",
+        "红色圆形",
+        "--store",
+        built.store,
+        "-k",
+        "3",
+        "--all",
+        "--sheet",
+        str(sheet),
+    ]
     assert CliRunner().invoke(cli.build(), words).exit_code == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
 

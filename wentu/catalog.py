@@ -23,7 +23,7 @@ from wentu.progress import Reporter
 
 DECODE_AHEAD = 64
 
-Decoded = tuple[str, list[str], int, tuple[int, int], "tuple[int, bytes] | str"]
+Decoded = tuple[str, list[str], int, tuple[int, int], "str | None", "tuple[int, bytes] | str"]
 
 
 def add_pictures(
@@ -45,7 +45,7 @@ def add_pictures(
         (digest, [path for _, path in same]) for digest, same in groupby(rows, lambda row: row[0])
     )
     work = report.track(decoded(source, files), pick("decoding", "解码"), total)
-    for digest, paths, size, shape, outcome in work:
+    for digest, paths, size, shape, taken, outcome in work:
         if isinstance(outcome, str):
             catalog.executemany("INSERT INTO rejected VALUES (?, ?)", [(p, outcome) for p in paths])
             continue
@@ -57,7 +57,24 @@ def add_pictures(
             "VALUES (?, ?, ?, ?, ?, ?)",
             (picture, bytes.fromhex(digest), *shape, size, group),
         )
+        catalog.execute("INSERT INTO moments VALUES (?, ?, NULL)", (picture, taken))
         catalog.executemany("INSERT INTO paths VALUES (?, ?)", [(p, picture) for p in paths])
+
+
+def note_added(
+    catalog: sqlite3.Connection, before: Iterable[tuple[int, str | None]], today: str
+) -> None:
+    """Say since when each picture is there: since ``before``, (id, day or None), else ``today``.
+
+    Days, not seconds: a stage that is run again gives the same catalog, to the byte.
+    """
+    catalog.execute("CREATE TEMP TABLE added (picture INTEGER PRIMARY KEY, day TEXT)")
+    catalog.executemany("INSERT OR IGNORE INTO added VALUES (?, ?)", before)
+    catalog.execute(
+        "UPDATE moments SET added = CASE WHEN picture IN (SELECT picture FROM added) "
+        "THEN (SELECT day FROM added a WHERE a.picture = moments.picture) ELSE ? END",
+        (today,),
+    )
 
 
 def _encodable(catalog: sqlite3.Connection, listed: Iterable[Any]) -> Iterator[tuple[str, str]]:
@@ -76,18 +93,21 @@ def _encodable(catalog: sqlite3.Connection, listed: Iterable[Any]) -> Iterator[t
 
 
 def decoded(source: Collection, files: Iterable[tuple[str, list[str]]]) -> Iterator[Decoded]:
-    """(digest, paths, bytes, (width, height), fingerprint or reason of refusal) of each file."""
+    """(digest, paths, bytes, (width, height), when it was taken, fingerprint or reason of refusal)
+    of each file."""
 
     def one(item: tuple[str, list[str]]) -> Decoded:
         digest, paths = item
         try:
             data = source.read(paths[0])
             if hashlib.blake2b(data, digest_size=32).hexdigest() != digest:
-                return digest, paths, 0, (0, 0), pick("changed during the run", "运行期间被修改")
+                changed = pick("changed during the run", "运行期间被修改")
+                return digest, paths, 0, (0, 0), None, changed
             picture = decoder.decode(data)
-            return digest, paths, len(data), picture.size, decoder.fingerprint(picture)
+            taken, print_ = decoder.taken(data), decoder.fingerprint(picture)
+            return digest, paths, len(data), picture.size, taken, print_
         except (decoder.PictureError, OSError) as error:
-            return digest, paths, 0, (0, 0), str(error)
+            return digest, paths, 0, (0, 0), None, str(error)
 
     with ThreadPoolExecutor(workers(source)) as pool:
         for part in batched(files, DECODE_AHEAD):  # bounds how many decoded pictures are alive

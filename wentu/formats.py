@@ -201,6 +201,7 @@ CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE captions (picture INTEGER, text INTEGER, original TEXT,
     PRIMARY KEY (picture, text)) WITHOUT ROWID;
 CREATE TABLE rejected (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE moments (picture INTEGER PRIMARY KEY, taken TEXT, added TEXT);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX paths_by_picture ON paths (picture);
 CREATE INDEX captions_by_text ON captions (text);
@@ -237,6 +238,12 @@ def open_catalog(path: Path) -> sqlite3.Connection:
             f"{path} 不是格式 {FORMAT} 的目录文件(实际为 {version})。",
         )
     return connection
+
+
+def has_moments(catalog: sqlite3.Connection, schema: str = "main") -> bool:
+    """Does a catalog say when pictures were taken and added? Those of earlier versions do not."""
+    query = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'moments'"
+    return catalog.execute(query).fetchone() is not None
 
 
 def facts(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
     models/<digest>/          a model bundle (ONNX, tokenizer, preprocessing)
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
+    calibrations/<digest>/    known.npy, units.json: what a query is judged by
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held
     inventories/<digest>.marks.jsonl.gz   sizes and ETags that its digests were read under (s3://)
@@ -74,12 +75,21 @@ class Release:
     """Metrics of two releases are comparable where this is equal."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file, by key in the store."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """What a score means for this model and these pictures, see ``wentu.calibration``; empty in
+    releases of earlier versions."""
+    index: Mapping[str, Any] = field(default_factory=dict)
+    """``recall_at_10`` of the newest segment's index; empty where it was not recorded."""
     format: int = FORMAT
 
     @property
     def id(self) -> str:
         """16 hex digits."""
-        return digest_of(asdict(self))[:16]
+        value = asdict(self)
+        for name in ("calibration", "index"):  # which releases of earlier versions do not have
+            if not value[name]:
+                del value[name]
+        return digest_of(value)[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +180,16 @@ class Store:
     def segment(self, digest: str) -> Path:
         """The folder of a segment."""
         return self._folder(f"segments/{digest}")
+
+    def put_calibration(self, folder: Path) -> str:
+        """Keep what a calibration needs; returns its digest."""
+        digest = digest_of(folder_sha256(folder))
+        self.storage.put_folder(folder, f"calibrations/{digest}")
+        return digest
+
+    def calibration(self, digest: str) -> Path:
+        """The folder of one."""
+        return self._folder(f"calibrations/{digest}")
 
     def _folder(self, key: str) -> Path:
         try:
@@ -300,9 +320,12 @@ class Store:
 
     # --- releases and the pointer --------------------------------------------------------------
 
-    def files_of(self, model: str, segments: Iterable[SegmentRef]) -> dict[str, str]:
+    def files_of(
+        self, model: str, segments: Iterable[SegmentRef], calibration: Mapping[str, Any]
+    ) -> dict[str, str]:
         """SHA-256 of every file of a release, by key."""
         keys = [f"models/{model}", *(f"segments/{segment.digest}" for segment in segments)]
+        keys += [f"calibrations/{calibration['known']}"] if calibration else []
         return {
             f"{key}/{name}": sha
             for key in keys
@@ -332,7 +355,13 @@ class Store:
             SegmentRef(digest=s["digest"], tombstones=tuple(s["tombstones"]))
             for s in value["segments"]
         )
-        return Release(**value)
+        try:
+            return Release(**value)
+        except TypeError as error:  # of a later version
+            raise FormatError(
+                f"{key} cannot be read ({error}). Update wentu.",
+                f"无法读取 {key}({error})。请升级 wentu。",
+            ) from None
 
     def _release_key(self, identity: str) -> str:
         keys = (f"releases/{identity}{end}" for end in (".json", ".compacted.json"))

@@ -46,7 +46,7 @@ def test_from_a_bucket_into_a_bucket_and_found_on_another_machine(
 
     monkeypatch.setenv("WENTU_CACHE", str(tmp_path / "another machine"))
     assert "Nothing new" in must(*words)
-    search = ["search", "--json", "-k", "1", "--store", f"{place}/store"]
+    search = ["search", "--json", "--all", "-k", "1", "--store", f"{place}/store"]
     for number in (3, 70, 111):
         name = f"pictures/{number:04d}.png"
         (hit,) = json.loads(must(*search, "--picture", str(drawn / name)))

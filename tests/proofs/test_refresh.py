@@ -81,6 +81,8 @@ def test_nothing_new_is_said_in_seconds_and_twenty_more_pictures_are_refreshed_a
     assert back[1].pictures == first[1].pictures + 15, "pictures added since stay"
     table = must("compare", "--store", str(store))
     assert "epochs" in table
-    found = json.loads(must("search", "红色圆形", "-k", "3", "--json", "--store", str(store)))
+    found = json.loads(
+        must("search", "红色圆形", "-k", "3", "--json", "--all", "--store", str(store))
+    )
     assert len(found) == 3
     assert all(isinstance(hit["id"], str) for hit in found)

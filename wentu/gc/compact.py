@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu import ann
-from wentu.formats import CATALOG, create_catalog
+from wentu.formats import CATALOG, create_catalog, has_moments
 from wentu.stages.index import copy_catalog
 from wentu.store import Release, SegmentRef, Store
 
@@ -62,7 +62,7 @@ def compacted(store: Store, release: Release, allowed: Ids | None = None) -> Rel
         release,
         segments=segments,
         pictures=pictures,
-        files=store.files_of(release.model, segments),
+        files=store.files_of(release.model, segments, release.calibration),
     )
 
 
@@ -114,7 +114,9 @@ def _gather(catalogs: list[Path], rows: list[Ids], target: Path) -> None:
             db.executemany("INSERT INTO wanted VALUES (?)", ((each,) for each in ids.tolist()))
             db.commit()
             db.execute("ATTACH ? AS old", (str(catalog),))
+            moments = f"INSERT INTO moments SELECT * FROM old.moments WHERE picture IN ({mine})"
             for statement in (
+                *([moments] if has_moments(db, "old") else []),
                 f"INSERT INTO pictures SELECT * FROM old.pictures WHERE id IN ({mine})",
                 f"INSERT INTO paths SELECT * FROM old.paths WHERE picture IN ({mine})",
                 f"INSERT INTO captions SELECT * FROM old.captions WHERE picture IN ({mine})",

@@ -22,7 +22,14 @@ from wentu.pictures.copies import (
     near_duplicate,
     thumbnail,
 )
-from wentu.pictures.decoding import MAX_PIXELS, MAX_SIDE, decode, exif_orientation
+from wentu.pictures.decoding import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    decode,
+    exif_orientation,
+    exif_taken,
+    taken,
+)
 from wentu.pictures.opening import PictureError
 from wentu.pictures.preparing import (
     MEAN,
@@ -50,9 +57,11 @@ __all__ = [
     "augment",
     "decode",
     "exif_orientation",
+    "exif_taken",
     "fingerprint",
     "near_duplicate",
     "normalize",
+    "taken",
     "thumbnail",
     "to_array",
     "view",

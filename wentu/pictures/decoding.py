@@ -9,6 +9,8 @@ Display P3 photo comes out slightly paler, here as in everything Chinese-CLIP wa
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,28 +93,66 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def exif_orientation(exif: object) -> int:
-    """The orientation tag (0x0112) of an EXIF block, 1..8; 1 where it is missing or damaged.
+    """The orientation tag (0x0112) of an EXIF block, 1..8; 1 where it is missing or damaged."""
+    for tag, order, kind, _, at, body in _entries(exif):
+        if tag == 0x0112:
+            width = {1: "B", 3: "H", 4: "I"}.get(kind, "H")
+            (value,) = struct.unpack_from(order + width, body, at)
+            return int(value) if 1 <= value <= 8 else 1
+    return 1
 
-    EXIF 2.32, sections 4.6.2 and 4.6.4: a TIFF header, then one directory of 12-byte entries.
+
+def exif_taken(exif: object) -> str | None:
+    """When a picture was taken (0x9003, else 0x9004), as 2024-05-31T12:00:00; None where it is
+    missing, damaged, or no date. A camera tells no zone."""
+    found: dict[int, str] = {}
+    for tag, order, _, _, at, body in _entries(exif):
+        if tag != 0x8769:  # what points at the Exif directory
+            continue
+        (start,) = struct.unpack_from(order + "I", body, at)
+        for inner, _, kind, count, place, _ in _entries(exif, start):
+            if inner in (0x9003, 0x9004) and kind == 2 and count >= 19:
+                (start,) = struct.unpack_from(order + "I", body, place)
+                found[inner] = body[start : start + 19].decode("ascii", "replace")
+    for tag in sorted(found):
+        try:
+            return datetime.strptime(found[tag], "%Y:%m:%d %H:%M:%S").isoformat()
+        except ValueError:  # cameras whose clock was never set write zeros, or spaces
+            continue
+    return None
+
+
+_Entry = tuple[int, str, int, int, int, bytes]
+
+
+def _entries(exif: object, start: int | None = None) -> Iterator[_Entry]:
+    """(tag, byte order, kind, count, where its value stands, block) of a directory: the first one,
+    or that at ``start``. EXIF 2.32, sections 4.6.2 and 4.6.4: a TIFF header, then 12-byte entries.
     """
     if not isinstance(exif, bytes):
-        return 1
+        return
     body = exif.removeprefix(b"Exif\x00\x00")
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(body[:4])
     if order is None:
-        return 1
+        return
     try:
-        (start,) = struct.unpack_from(order + "I", body, 4)
-        (count,) = struct.unpack_from(order + "H", body, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", body, entry)
-            if tag == 0x0112:
-                width = {1: "B", 3: "H", 4: "I"}.get(kind, "H")
-                (value,) = struct.unpack_from(order + width, body, entry + 8)
-                return int(value) if 1 <= value <= 8 else 1
+        if start is None:
+            (start,) = struct.unpack_from(order + "I", body, 4)
+        (number,) = struct.unpack_from(order + "H", body, start)
+        for entry in range(start + 2, start + 2 + 12 * number, 12):
+            tag, kind, count = struct.unpack_from(order + "HHI", body, entry)
+            struct.unpack_from(order + "I", body, entry + 8)  # all of it is there
+            yield tag, order, kind, count, entry + 8, body
     except struct.error:  # points outside of the block
-        pass
-    return 1
+        return
+
+
+def taken(data: bytes) -> str | None:
+    """When the picture in a file's bytes was taken, see ``exif_taken``; reads the header only."""
+    try:
+        return exif_taken(opening.open_picture(data).info.get("exif"))
+    except Exception:  # as in decode: whatever is wrong with the bytes, there is no date
+        return None
 
 
 def _upright(picture: Image, orientation: int) -> Image:

@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from wentu import ann
 from wentu.errors import FormatError, InputError, QualityError
-from wentu.formats import CATALOG, create_catalog, digest_of, read_json, read_manifest
+from wentu.formats import (
+    CATALOG,
+    create_catalog,
+    digest_of,
+    has_moments,
+    read_json,
+    read_manifest,
+)
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -155,8 +162,10 @@ def copy_catalog(source: Path, target: Path, ids: list[int]) -> None:
         db.execute("CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY)")
         db.executemany("INSERT INTO wanted VALUES (?)", ((each,) for each in ids))
         mine = "SELECT id FROM wanted"
+        moments = f"INSERT INTO moments SELECT * FROM whole.moments WHERE picture IN ({mine})"
         for statement in (
             f"INSERT INTO pictures SELECT * FROM whole.pictures WHERE id IN ({mine})",
+            *([moments] if has_moments(db, "whole") else []),
             f"INSERT INTO paths SELECT * FROM whole.paths WHERE picture IN ({mine})",
             f"INSERT INTO captions SELECT * FROM whole.captions WHERE picture IN ({mine})",
             "INSERT INTO facts SELECT * FROM whole.facts",

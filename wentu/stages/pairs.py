@@ -38,6 +38,8 @@ from wentu.formats import (
     Text,
     batched,
     create_catalog,
+    has_moments,
+    open_catalog,
     tsv_line,
     write_json,
     write_manifest,
@@ -45,7 +47,7 @@ from wentu.formats import (
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage, clear
-from wentu.store import Store
+from wentu.store import Store, now
 
 SHOWN = 200
 """Rows of a list in the report; the counts beside it are of all."""
@@ -152,6 +154,7 @@ def pairs(
         catalog = create_catalog(out / CATALOG)
         with closing(catalog):
             making.add_pictures(catalog, collection, vault.inventory(inventory), stage.progress)
+            making.note_added(catalog, added_before(vault), now()[:10])
             try:
                 refuse_too_many(catalog, config.max_rejected)
             except InputError:  # all reasons, not the first three
@@ -174,6 +177,19 @@ def pairs(
         write_report(out, found, config)
         stage.counts |= found["counts"]
         stage.tracker.artifact(out / "report.html")
+
+
+def added_before(store: Store) -> Iterator[tuple[int, str | None]]:
+    """(id, day when it was added) of what is served; None where the release does not say."""
+    current = store.current()
+    for segment in current[1].segments if current else ():
+        with closing(open_catalog(store.segment(segment.digest) / CATALOG)) as db:
+            said = (
+                "moments"
+                if has_moments(db)
+                else "(SELECT id AS picture, NULL AS added FROM pictures)"
+            )
+            yield from db.execute(f"SELECT picture, added FROM {said}")
 
 
 def assign(catalog: sqlite3.Connection, store: Store, config: Config) -> None:
