@@ -21,6 +21,7 @@ from wentu.search.engine import Engine
 from wentu.search.guard import Guard, Refusal, log
 from wentu.search.originals import media_type, without_place
 from wentu.search.service import Service, service_of
+from wentu.search.static import add_page
 from wentu.search.uploads import Upload, form, invalid, read_upload
 
 Here = Annotated[Service, Depends(service_of)]
@@ -52,6 +53,7 @@ def create_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
+    add_page(app)
     app.add_middleware(Guard, rules=service.rules, metrics=service.metrics)
     app.include_router(api)
     app.include_router(health.router)
@@ -255,6 +257,13 @@ def similar(
     """Pictures like one of the collection, best first, without itself."""
     query = asked.Query(id=identity(picture), folder=folder, k=k, offset=offset)
     return found(service, query)
+
+
+@api.get("/browse")
+def browse(service: Here, k: s.Count = 60) -> s.SearchOut:
+    """Some pictures from all over the collection, always the same ones of a release."""
+    with service.current.engine() as engine:
+        return page(engine.release.id, engine.spread(k), 0)
 
 
 @api.get("/release")

@@ -318,6 +318,14 @@ class Engine:
                 f"picture {picture} has no thumbnail.", f"图片 {picture} 没有缩略图。"
             ) from None
 
+    def spread(self, count: int) -> Answer:
+        """Pictures from all over the release; no score, since nothing was asked."""
+        ids = [i for part in self._parts for i in part.ids.tolist() if i not in part.dead]
+        step = max(1, len(ids) // count)
+        chosen = np.array(ids[::step][:count], np.int64)
+        hits = self._hits(np.zeros(len(chosen), np.float32), chosen)
+        return Answer(hits=hits, total=len(ids))
+
     def example_captions(self, split: str, count: int) -> Sequence[str]:
         """Some captions of a split, spread over it."""
         query = (
