@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 import wentu
 from wentu.errors import InputError, WentuError
-from wentu.search import health
+from wentu.search import health, session
 from wentu.search import query as asked
 from wentu.search import schemas as s
 from wentu.search.current import NothingServedError
@@ -27,7 +27,8 @@ from wentu.search.uploads import Upload, form, invalid, read_upload
 Here = Annotated[Service, Depends(service_of)]
 CACHED = {"Cache-Control": "private, max-age=3600"}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": s.ErrorOut} for status in (400, 401, 404, 408, 413, 415, 422, 500, 503)
+    status: {"model": s.ErrorOut}
+    for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
 }
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
 TEXT: dict[str, Any] = {"type": "string"}
@@ -56,6 +57,7 @@ def create_app(service: Service) -> FastAPI:
     add_page(app)
     app.add_middleware(Guard, rules=service.rules, metrics=service.metrics)
     app.include_router(api)
+    app.include_router(session.router, responses=ERRORS)
     app.include_router(health.router)
     return app
 

@@ -1,7 +1,8 @@
 """What stands before every answer: who may ask, how much, and how refusals read.
 
 An ASGI middleware of our own, since order matters: the language first, so that refusals are in it;
-then the host's name, the token, the size and the pace of the body. Health pages need no token.
+then the host's name, how much the client asks, the token, the size and the pace of the body. Health
+needs neither name nor token; the page, which holds nothing of the collection, no token.
 """
 
 from __future__ import annotations
@@ -21,10 +22,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from wentu.language import Language, pick, speaking
+from wentu.search import session
 from wentu.search.metrics import Metrics
+from wentu.search.rate import Rate
 
 OPEN = ("/healthz", "/readyz", "/metrics")
 """Paths that need no token and no name: they say nothing of pictures or queries."""
+PAGE = "/page/"
+"""Below it, and at the root, lie the files of the page."""
+LITTLE = 1 / 20
+"""What a thumbnail or a file of the page counts, beside a query."""
+SAFE = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -60,6 +69,10 @@ class Rules:
     """Until a body has to be there."""
     root_path: str = ""
     """The path below which a proxy shows this service; it may leave it in what it hands on."""
+    rate: Rate | None = None
+    """How much a client may ask; None: as much as it likes."""
+    trust_proxy: bool = False
+    """Believe what a proxy says of the client (X-Forwarded-For, -Proto, -Host), its last word."""
 
 
 class Refusal(HTTPException):
@@ -85,6 +98,8 @@ class Guard:
         headers = Headers(raw=scope["headers"])
         if self.rules.root_path:
             scope["root_path"] = self.rules.root_path
+        if self.rules.trust_proxy:
+            believe(scope, headers)
         body, began = Body(receive, self.rules), time.perf_counter()
         answering = Answering(send, body)
         self.metrics.in_flight += 1
@@ -127,19 +142,80 @@ class Guard:
                 "--allow-host NAME.",
                 "Host 不是本服务的名称；请使用正确的地址，或以 --allow-host NAME 启动。",
             )
-        if rules.token:
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode("latin-1"), rules.token.encode())
-            if kind.lower() != "bearer" or not right:
+        page = path in ("", "/") or path.startswith(PAGE)
+        if rules.rate and scope.get("client"):
+            little = page or path.endswith("/thumbnail")
+            seconds = rules.rate.wait(scope["client"][0], LITTLE if little else 1.0)
+            if seconds:
+                raise too_often(seconds)
+        if not page:
+            self._know(scope["method"], headers)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > rules.most_bytes:
+            raise too_large(rules.most_bytes)
+
+    def _know(self, method: str, headers: Headers) -> None:
+        """Raise Refusal unless the token is shown, or a cookie that stands for it; and where a page
+        of another site asks by what the browser has."""
+        token, cookie = self.rules.token, False
+        if token:
+            if shown(headers, token):
+                return  # no page of another site has it
+            cookie = session.holds(token, headers.get("cookie", ""), time.time())
+            if not cookie:
                 raise Refusal(
                     401,
                     "a token is needed: send it as Authorization: Bearer TOKEN.",
                     "需要令牌：请以 Authorization: Bearer TOKEN 发送。",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > rules.most_bytes:
-            raise too_large(rules.most_bytes)
+        own = own_page(headers, self.rules.trust_proxy)
+        if method not in SAFE and (own is False or (cookie and not own)):
+            raise Refusal(
+                403,
+                "this was asked by a page of another site; show the token itself "
+                "(Authorization: Bearer TOKEN), or use the page of this service.",
+                "请求来自其他网站的页面；请直接出示令牌(Authorization: Bearer TOKEN)，"
+                "或使用本服务自己的页面。",
+            )
+
+
+def shown(headers: Headers, token: str) -> bool:
+    """Is this the token? Takes as long for a wrong one."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+    return right and kind.lower() == "bearer"
+
+
+def own_page(headers: Headers, trust_proxy: bool) -> bool | None:
+    """Does the browser say that a page of this service asks? None: it is no browser's request.
+
+    Sec-Fetch-Site (Fetch Metadata, section 2.1) knows it; over plain HTTP browsers send Origin
+    alone (RFC 6454, section 7), which is compared with the name that was called.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    if origin is None:
+        return None
+    called = [headers.get("host", "")]
+    if trust_proxy:
+        called.append(last(headers, "x-forwarded-host"))
+    return origin.lower().partition("://")[2] in {each.lower() for each in called if each}
+
+
+def believe(scope: dict[str, Any], headers: Headers) -> None:
+    """Write into the scope what the proxy says of the client: its last word, not the client's."""
+    address, scheme = last(headers, "x-forwarded-for"), last(headers, "x-forwarded-proto")
+    if address:
+        scope["client"] = (host_of(address) or address, 0)
+    if scheme in ("http", "https"):
+        scope["scheme"] = scheme
+
+
+def last(headers: Headers, name: str) -> str:
+    """The last of the values of a header, which may be given several times."""
+    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
 
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
@@ -218,6 +294,16 @@ def too_large(most: int) -> Refusal:
         413,
         f"the body is larger than the {most / 1e6:g} MB allowed.",
         f"请求内容超过允许的 {most / 1e6:g} MB。",
+    )
+
+
+def too_often(seconds: int) -> Refusal:
+    """More than a client may ask."""
+    return Refusal(
+        429,
+        f"you ask more often than is allowed here; try again in {seconds} s.",
+        f"请求过于频繁；请在 {seconds} 秒后重试。",
+        {"Retry-After": str(seconds)},
     )
 
 
