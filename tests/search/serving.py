@@ -23,7 +23,9 @@ POLL = 0.05
 
 
 @contextmanager
-def served(store: str, *, ready: bool = True, **given: Any) -> Iterator[httpx.Client]:
+def served(
+    store: str, *, ready: bool = True, port: int = 0, **given: Any
+) -> Iterator[httpx.Client]:
     """A client of a service of ``store``; ``given`` are fields of Rules and Service."""
     rules = {name: given.pop(name) for name in Rules.__dataclass_fields__ if name in given}
     service = Service(
@@ -34,7 +36,7 @@ def served(store: str, *, ready: bool = True, **given: Any) -> Iterator[httpx.Cl
     config = uvicorn.Config(
         create_app(service), log_level="error", access_log=False, ws="none", server_header=False
     )
-    server, listening = uvicorn.Server(config), bound("127.0.0.1", 0)
+    server, listening = uvicorn.Server(config), bound("127.0.0.1", port)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     port = listening.getsockname()[1]

@@ -1,0 +1,81 @@
+"""A release worth looking at, a service of it, and a browser."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.conftest import Built, Draw, every_stage, write_captions
+from tests.search.serving import served
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright, to drive a browser")
+
+from tests.browser.chromium import chromium, executable  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+COUNT = 150
+"""Drawings: more than two pages of hits."""
+SHAPES = ((128, 128), (160, 96), (96, 144), (128, 80))
+"""Pixels, by turns: rows of equal squares would hide mistakes."""
+
+
+@pytest.fixture(scope="session")
+def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A release of 150 drawings of several shapes in two folders, ten of them without a caption, and
+    three near-copies of one. Its model has learned next to nothing: that is faster."""
+    from PIL import Image
+
+    root, collection = (tmp_path_factory.mktemp(name) for name in ("gallery", "drawings"))
+    rows = draw(collection, range(COUNT))
+    for number, row in enumerate(rows):
+        before = collection / row["image"]
+        row["image"] = f"{('夏天', 'winter/day')[number % 2]}/{before.name}"
+        after = collection / row["image"]
+        after.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(before) as picture:
+            picture.resize(SHAPES[number % len(SHAPES)]).save(after)
+            if number == 0:
+                for quality in (90, 92, 95):
+                    name = after.with_name(f"copy-{quality}.jpg")
+                    picture.resize(SHAPES[0]).convert("RGB").save(name, quality=quality)
+        before.unlink()
+    (collection / "pictures").rmdir()
+    random.Random(0).shuffle(rows)
+    for split, part in (("train", rows[:16]), ("valid", rows[16:24]), ("test", rows[24:140])):
+        write_captions(collection / f"cn_{split}.json", part)
+    return every_stage(root, collection, str(collection))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for each file of tests: playwright keeps an event loop running in this thread."""
+    if executable() is None:
+        pytest.skip("needs a Chromium: install one, e.g. apt-get install chromium")
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def service(gallery: Built) -> Iterator[httpx.Client]:
+    """A service of ``gallery``, which hands out originals, too."""
+    with served(gallery.store, collection=str(gallery.collection)) as client:
+        yield client
+
+
+@pytest.fixture
+def base(service: httpx.Client) -> str:
+    """Its address, without a slash at the end."""
+    return str(service.base_url).rstrip("/")
+
+
+@pytest.fixture
+def some_picture(gallery: Built) -> Path:
+    """A file of the collection."""
+    return gallery.collection / "夏天" / "0000.png"
