@@ -201,6 +201,7 @@ CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE captions (picture INTEGER, text INTEGER, original TEXT,
     PRIMARY KEY (picture, text)) WITHOUT ROWID;
 CREATE TABLE rejected (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE moments (picture INTEGER PRIMARY KEY, taken TEXT, added TEXT);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX paths_by_picture ON paths (picture);
 CREATE INDEX captions_by_text ON captions (text);

@@ -74,12 +74,21 @@ class Release:
     """Metrics of two releases are comparable where this is equal."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file, by key in the store."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """What a score means for this model and these pictures, see ``wentu.calibration``; empty in
+    releases of earlier versions."""
+    index: Mapping[str, Any] = field(default_factory=dict)
+    """``recall_at_10`` of the newest segment's index; empty where it was not recorded."""
     format: int = FORMAT
 
     @property
     def id(self) -> str:
         """16 hex digits."""
-        return digest_of(asdict(self))[:16]
+        value = asdict(self)
+        for name in ("calibration", "index"):  # which releases of earlier versions do not have
+            if not value[name]:
+                del value[name]
+        return digest_of(value)[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,7 @@ def test_a_folder_holds_what_lies_below_it(collection: Path, store: str, refresh
     refresh(collection, store, pointer=1, captions="none")
     with served(store) as client:
         for folder, count in (("海边", 5), ("/海边/夏 天/", 5), ("海边2", 1), ("pictures", 17)):
-            answer = search(client, text="红色", folder=folder, k=30)
+            answer = search(client, text="红色", filters={"folder": folder}, k=30)
             assert answer["total"] == len(answer["hits"]) == count
             assert all(
                 hit["paths"][0].startswith(folder.strip("/") + "/") for hit in answer["hits"]
@@ -160,7 +160,7 @@ def test_a_folder_holds_what_lies_below_it(collection: Path, store: str, refresh
             inside = [hit["id"] for hit in answer["hits"]]
             assert [hit["id"] for hit in everything if hit["id"] in inside] == inside
         for folder in ("海", "pictures/0007.png", "..", "%"):
-            assert search(client, text="红色", folder=folder)["hits"] == []
+            assert search(client, text="红色", filters={"folder": folder})["hits"] == []
 
 
 # --- captions, labels, pictures ---------------------------------------------------------------
@@ -187,7 +187,10 @@ def test_a_picture_its_thumbnail_and_its_file(built: Any, client: httpx.Client) 
     hit = search(client, text=TEXT, k=1)["hits"][0]
     here = f"/api/v1/pictures/{hit['id']}"
     known = client.get(here).json()
-    assert known == {name: hit[name] for name in ("id", "paths", "captions", "own_id")}
+    shared = {name: hit[name] for name in known if name != "bytes"}
+    assert known == shared | {"bytes": (built.collection / hit["paths"][0]).stat().st_size}
+    assert (known["width"], known["height"]) == (128, 128)
+    assert known.keys() >= {"id", "paths", "captions", "own_id", "taken", "added"}
     small = client.get(f"{here}/thumbnail")
     assert small.headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(small.content)) as image:
@@ -289,6 +292,7 @@ def test_the_openapi_document_says_that_ids_are_texts(client: httpx.Client) -> N
     assert "picture" in str(document["paths"]["/api/v1/search/picture"]["post"]["requestBody"])
     assert set(document["paths"]) == {
         *("/healthz", "/readyz", "/metrics", "/api/v1/release", "/api/v1/search"),
+        "/api/v1/folders",
         *("/api/v1/search/picture", "/api/v1/captions", "/api/v1/classify"),
         *("/api/v1/pictures/{picture}", "/api/v1/pictures/{picture}/thumbnail"),
         *("/api/v1/pictures/{picture}/original", "/api/v1/pictures/{picture}/similar"),

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import wentu
 from wentu.errors import InputError, WentuError
-from wentu.search import health, session
+from wentu.search import asking, health, session
 from wentu.search import query as asked
 from wentu.search import schemas as s
+from wentu.search.asking import COUNT, ERRORS, PREFIX, TEXT, Here, fields_of, identity
 from wentu.search.current import NothingServedError
 from wentu.search.engine import Engine
 from wentu.search.guard import Guard, Refusal, log
 from wentu.search.originals import media_type, without_place
-from wentu.search.service import Service, service_of
+from wentu.search.service import Service
 from wentu.search.static import add_page
-from wentu.search.uploads import Upload, form, invalid, read_upload
+from wentu.search.uploads import form, invalid, read_upload
 
-Here = Annotated[Service, Depends(service_of)]
 CACHED = {"Cache-Control": "private, max-age=3600"}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": s.ErrorOut}
-    for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
-}
-api = APIRouter(prefix="/api/v1", responses=ERRORS)
-TEXT: dict[str, Any] = {"type": "string"}
-NUMBER: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 100}
-COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": s.MOST_HITS}
-OFFSET: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": s.DEEPEST}
+api = APIRouter(prefix=PREFIX, responses=ERRORS)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -56,105 +47,14 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     add_page(app)
     app.add_middleware(Guard, rules=service.rules, metrics=service.metrics)
+    app.include_router(asking.router)
     app.include_router(api)
     app.include_router(session.router, responses=ERRORS)
     app.include_router(health.router)
     return app
 
 
-# --- searching --------------------------------------------------------------------------------
-
-
-def page(release: str, answer: asked.Answer, offset: int) -> s.SearchOut:
-    """An answer as it goes out."""
-    hits = [
-        s.HitOut(
-            id=str(hit.id),
-            score=hit.score,
-            paths=list(hit.paths),
-            captions=list(hit.captions),
-            own_id=hit.own_id,
-        )
-        for hit in answer.hits
-    ]
-    return s.SearchOut(release=release, total=answer.total, offset=offset, hits=hits)
-
-
-def found(service: Service, query: asked.Query) -> s.SearchOut:
-    """Search the current release."""
-    with service.current.engine() as engine:
-        return page(engine.release.id, engine.find(query), query.offset)
-
-
-@api.post("/search")
-def search(service: Here, body: s.SearchBody) -> s.SearchOut:
-    """Pictures by text, by the id of a picture, or by a mix, best first."""
-    query = asked.Query(
-        text=body.text,
-        id=identity(body.id) if body.id else None,
-        negative=tuple(body.negative),
-        text_weight=body.weights.text,
-        id_weight=body.weights.id,
-        negative_weight=body.weights.negative,
-        folder=body.folder,
-        k=body.k,
-        offset=body.offset,
-    )
-    return found(service, query)
-
-
-@api.get("/search")
-def search_text(
-    service: Here,
-    q: Annotated[s.Text, Query(description="What to look for.")],
-    negative: Annotated[list[s.Text], Query(max_length=16)] = [],  # noqa: B006
-    folder: s.Folder = "",
-    k: s.Count = 20,
-    offset: s.Offset = 0,
-) -> s.SearchOut:
-    """Pictures by text, best first."""
-    query = asked.Query(text=q, negative=tuple(negative), folder=folder, k=k, offset=offset)
-    return found(service, query)
-
-
-@api.post(
-    "/search/picture",
-    openapi_extra=form(
-        text=TEXT,
-        negative=TEXT,
-        text_weight=NUMBER,
-        picture_weight=NUMBER,
-        negative_weight=NUMBER,
-        folder=TEXT,
-        k=COUNT,
-        offset=OFFSET,
-    ),
-)
-async def search_picture(service: Here, request: Request) -> s.SearchOut:
-    """Pictures like an uploaded one, and like a text where one is given, best first."""
-    weights = "text_weight", "picture_weight", "negative_weight"
-    with service.upload_slot():
-        upload = await read_upload(request, ("text", "negative", *weights, "folder", "k", "offset"))
-        query = query_of(upload)
-        release, answer = await service.with_picture(
-            upload.picture,
-            lambda engine, picture: engine.find(replace(query, picture=picture)),
-        )
-    return page(release, answer, query.offset)
-
-
-def query_of(upload: Upload) -> asked.Query:
-    """What a form asks for, still without its picture, which is decoded later."""
-    return asked.Query(
-        text=upload.field("text", s.Text, ""),
-        negative=tuple(upload.fields.get("negative", ())),
-        text_weight=upload.field("text_weight", s.Weight, 1.0),
-        picture_weight=upload.field("picture_weight", s.Weight, 1.0),
-        negative_weight=upload.field("negative_weight", s.Weight, 0.5),
-        folder=upload.field("folder", s.Folder, ""),
-        k=upload.field("k", s.Count, 20),
-        offset=upload.field("offset", s.Offset, 0),
-    )
+# --- captions and labels of an uploaded picture ------------------------------------------------
 
 
 @api.post("/captions", openapi_extra=form(k=COUNT))
@@ -198,21 +98,12 @@ def labels_of(text: str) -> list[str]:
 # --- pictures ---------------------------------------------------------------------------------
 
 
-def identity(text: str) -> int:
-    """The number that an id means; NotHereError where no picture can have it."""
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text[:20]) < 2**63:
-        raise asked.NotHereError(f"there is no picture {text[:40]}.", f"没有图片 {text[:40]}。")
-    return int(text)
-
-
 @api.get("/pictures/{picture}")
 def picture(service: Here, picture: str) -> s.PictureOut:
-    """Paths, captions and the user's own id of a picture."""
+    """Paths, captions, size and dates of a picture, and the user's own id."""
     with service.current.engine() as engine:
         hit, _ = engine.picture(identity(picture))
-    return s.PictureOut(
-        id=str(hit.id), paths=list(hit.paths), captions=list(hit.captions), own_id=hit.own_id
-    )
+    return s.PictureOut(**fields_of(hit), bytes=hit.bytes)
 
 
 def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
@@ -252,22 +143,6 @@ def original(
     return Response(data, media_type=kind, headers=CACHED | {"Content-Disposition": shown})
 
 
-@api.get("/pictures/{picture}/similar")
-def similar(
-    service: Here, picture: str, folder: s.Folder = "", k: s.Count = 20, offset: s.Offset = 0
-) -> s.SearchOut:
-    """Pictures like one of the collection, best first, without itself."""
-    query = asked.Query(id=identity(picture), folder=folder, k=k, offset=offset)
-    return found(service, query)
-
-
-@api.get("/browse")
-def browse(service: Here, k: s.Count = 60) -> s.SearchOut:
-    """Some pictures from all over the collection, always the same ones of a release."""
-    with service.current.engine() as engine:
-        return page(engine.release.id, engine.spread(k), 0)
-
-
 @api.get("/release")
 def release(service: Here) -> s.ReleaseOut:
     """What is searched."""
@@ -292,6 +167,8 @@ def described(service: Service, engine: Engine) -> s.ReleaseOut:
             s.SegmentOut(digest=each.digest, tombstones=len(each.tombstones))
             for each in release.segments
         ],
+        calibration=None,
+        index=s.IndexOut(kind=engine.index_kind, recall_at_10=release.index.get("recall_at_10")),
         metrics=dict(release.metrics),
         verified=state.verified,
         originals=service.originals(engine).there(),
@@ -333,8 +210,8 @@ async def on_our_error(request: Request, error: Any) -> JSONResponse:
     if isinstance(error, NothingServedError):
         return JSONResponse({"error": str(error)}, 503, {"Retry-After": "5"})
     if isinstance(error, InputError):
-        status = 404 if isinstance(error, asked.NotHereError) else 422
-        return JSONResponse({"error": str(error)}, status)
+        statuses = {asked.NotHereError: 404, asked.OtherModelError: 409}
+        return JSONResponse({"error": str(error)}, statuses.get(type(error), 422))
     log.error("%s: %s", request.url.path, error)
     return answer(
         Refusal(

@@ -5,21 +5,29 @@ Safe to share between threads. An engine is closed when nobody uses it any more 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from wentu import ann, pictures
 from wentu.clip.bundle import Bundle, Features
+from wentu.clip.convert import convert
 from wentu.clip.labels import probabilities, templates_for
 from wentu.errors import FormatError, InputError
-from wentu.search.query import Answer, CaptionHit, Hit, NotHereError, Query
+from wentu.search.filters import Mask, Sieve
+from wentu.search.folding import Copies, Folded
+from wentu.search.paging import Rest, best, end_of, read_place
+from wentu.search.query import Answer, CaptionHit, Filters, Hit, NotHereError, Query
+from wentu.search.records import count_folders, record, shown_folders
 from wentu.search.segment import Segment
+from wentu.search.syntax import parse
 from wentu.store import Release, Store
 
 if TYPE_CHECKING:
@@ -32,6 +40,17 @@ CAPTION_CANDIDATES = 1000
 captions of the nearest of them, so that a query need not embed all captions of a collection."""
 REMEMBERED = 4096
 """Texts whose vectors are kept: 8 MB of 512 numbers each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """How well pictures fit a text."""
+
+    threshold: float
+    """Cosine with the text below which one does not."""
+    fits: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float64]
+    """[N] 0..1"""
 
 
 class TextVectors:
@@ -79,18 +98,20 @@ class Engine:
     ) -> None:
         self.store, self.release = store, release
         self._segments: list[Segment] = []
+        self._sieves: list[Sieve] = []
         try:
             if like and like.release.model == release.model:
                 self.bundle, self.texts = like.bundle, like.texts
             else:
                 self.bundle = Bundle(store.model(release.model))
                 self.texts = TextVectors(self.bundle)
-            known = {segment.digest: segment for segment in like._segments} if like else {}
+            known = {sieve.segment.digest: sieve for sieve in like._sieves} if like else {}
             for each in release.segments:
-                opened = known.get(each.digest) or Segment(
-                    store.segment(each.digest), each.digest, connections
+                sieve = known.get(each.digest) or Sieve(
+                    Segment(store.segment(each.digest), each.digest, connections)
                 )
-                self._segments.append(opened.hold())
+                self._segments.append(sieve.segment.hold())
+                self._sieves.append(sieve)
         except BaseException:
             self.close()
             raise
@@ -130,6 +151,7 @@ class Engine:
             )
         for segment in self._segments:
             segment.check(self.release.dimension)
+        _ = self._all_folded  # of a million pictures it takes a second: not in the first query
         side = self.bundle.processor.resolution
         blank = np.zeros((1, side, side, 3), np.uint8)
         for vector in (self.bundle.encode_text(["图"]), self.bundle.encode_arrays(blank)):
@@ -195,58 +217,163 @@ class Engine:
         k: int = 10,
         picture_weight: float = 0.5,
     ) -> list[Hit]:
-        """The ``k`` nearest pictures, best first."""
+        """The ``k`` nearest pictures, best first: every one, the text as it stands."""
         vector = self.query_vector(text, picture, picture_weight)
-        return self._hits(*self._nearest(vector, Query(k=k), None))
+        everything = Rest(drop=np.empty(0, np.int64))
+        return self._hits(*self._ranked(vector, Query(k=k).k, None, everything), None, None)
 
     def find(self, query: Query) -> Answer:
         """A page of what is nearest to a mix, best first; pages of one query never overlap.
 
-        Raises NotHereError where ``query.id`` is no picture of this release.
+        Raises NotHereError where ``query.id`` is no picture of this release, OtherModelError where
+        ``query.after`` is of another model.
         """
-        vector, folder = self.vector(query), query.folder.strip("/")
-        rows = self._rows_in(folder) if folder else None
-        scores, ids = self._nearest(vector, query, rows)
+        before = read_place(query.after, self.release.model) if query.after else None
+        query = self.understood(query)
+        vector, passing = self.vector(query), self._passing(query.filters)
+        folded = self._fold(passing, query.id) if query.fold else None
+        drop = folded.hidden if folded else np.empty(0, np.int64)
         if query.id is not None:
-            other = ids != query.id
-            scores, ids = scores[other], ids[other]
-        page = slice(query.offset, query.offset + query.k)
-        total = self.pictures if rows is None else sum(map(len, rows))
-        return Answer(hits=self._hits(scores[page], ids[page]), total=total)
+            drop = np.append(drop, query.id)
+        end = query.offset + query.k
+        scores, ids = self._ranked(vector, end + 1, passing, Rest(drop=drop, before=before))
+        more, page = len(ids) > end, slice(query.offset, end)
+        scores, ids = scores[page], ids[page]
+        judged = self._judge(query, scores, ids)
+        hits = self._hits(scores, ids, folded, judged)
+        rank = (before.rank if before else 0) + query.offset
+        after = end_of(self.release.model, rank + len(ids), scores, ids, before) if more else None
+        shown = hits
+        if judged and not query.all:
+            shown = [hit for hit, fits in zip(hits, judged.fits, strict=True) if fits]
+            if not query.negative and len(shown) < len(hits):  # and nothing that comes fits better
+                after = None
+        return Answer(
+            hits=shown,
+            total=self.pictures if passing is None else sum(int(m.sum()) for m in passing),
+            offset=rank,
+            threshold=judged.threshold if judged else None,
+            withheld=len(hits) - len(shown),
+            after=after.text() if after else None,
+            text=query.text,
+            negative=query.negative,
+        )
+
+    def browse(self, query: Query) -> Answer:
+        """A page of all pictures that pass the filters, by id: as good as shuffled, for ids are made
+        of the files' digests. Scores are 0, since nothing was asked; ``query.after`` is an id."""
+        passing, after = self._passing(query.filters), query.after or "0"
+        if not after.isdigit():
+            raise InputError(
+                f"after {after[:40]}: give what the page before was answered with.",
+                f"after {after[:40]}：请给出上一页返回的值。",
+            )
+        masks = passing or self._alive
+        rows = [part.ids[mask] for part, mask in zip(self._parts, masks, strict=True)]
+        ids = np.concatenate([np.empty(0, np.int64), *rows])
+        folded, total = self._fold(passing, None) if query.fold else None, len(ids)
+        left = np.setdiff1d(ids[ids > int(after)], folded.hidden if folded else [])
+        page = left[: query.k].astype(np.int64)
+        hits = self._hits(np.zeros(len(page), np.float32), page, folded, None)
+        last = str(page[-1]) if len(left) > query.k else None
+        return Answer(hits=hits, total=total, after=last)
+
+    def understood(self, query: Query) -> Query:
+        """A query whose text is taken apart, and in the characters that the model knows."""
+        if query.raw:
+            return query
+        parsed = parse(query.text)
+        negative = dict.fromkeys((*query.negative, *parsed.negative))
+        return replace(
+            query,
+            raw=True,
+            text=self._simplified(parsed.text),
+            negative=tuple(self._simplified(text) for text in negative),
+        )
+
+    def _simplified(self, text: str) -> str:
+        """In simplified characters, unless the captions are in others.
+
+        Where captions were converted, the model's own tokenizer does it, by the same table.
+        """
+        if text.isascii() or not self._captions_are_simplified:
+            return text
+        return convert(text, "t2s")
+
+    @cached_property
+    def _captions_are_simplified(self) -> bool:
+        """None of some captions changes when it is converted (1 in 100 may: odd characters)."""
+        if self.bundle.processor.convert != "none" or not self._segments:
+            return False
+        try:
+            with self._segments[0].catalog.borrow() as db:  # by id: spread over all
+                texts = [row[0] for row in db.execute("SELECT text FROM texts LIMIT 1000")]
+            changed = [text for text in texts if convert(text, "t2s") != text]
+        except InputError:  # no OpenCC here
+            return False
+        return 100 * len(changed) <= len(texts)
 
     @property
     def pictures(self) -> int:
         """How many can be found."""
         return sum(len(part.ids) - len(part.dead) for part in self._parts)
 
-    def _nearest(
-        self, vector: Features, query: Query, rows: list[ann.Ids] | None
-    ) -> tuple[ann.Vectors, ann.Ids]:
-        """Scores and ids of as many as the page needs, best first; equal ones by id.
-
-        rows: of each segment those that are compared; None: all that count.
-        """
-        depth = query.offset + query.k + (query.id is not None)
-        if not rows:  # all, or a release without segments
-            scores, ids = ann.search(self._parts, vector, depth)
-            return scores[0], ids[0]
-        parts = [
-            (ann.score_rows(segment.vectors, here, vector[0]), segment.ids[here])
-            for segment, here in zip(self._segments, rows, strict=True)
+    @cached_property
+    def _alive(self) -> list[Mask]:
+        """Of each segment, which rows count."""
+        return [
+            np.isin(part.ids, np.array([*part.dead], np.int64), invert=True) for part in self._parts
         ]
-        score_of, id_of = (np.concatenate(each) for each in zip(*parts, strict=True))
-        order = np.lexsort((id_of, -score_of))[:depth]
-        return score_of[order], id_of[order]
 
-    def _rows_in(self, folder: str) -> list[ann.Ids]:
-        """Of each segment the rows that count and lie below a folder."""
-        result = []
-        for segment, part in zip(self._segments, self._parts, strict=True):
-            rows = segment.rows_in(folder)
-            if part.dead:
-                rows = rows[~np.isin(segment.ids[rows], list(part.dead))]
-            result.append(rows)
-        return result
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self._segments, self._alive)
+
+    @cached_property
+    def _all_folded(self) -> Folded:
+        return self._copies.fold()
+
+    def _fold(self, passing: list[Mask] | None, without: int | None) -> Folded:
+        if passing is None and without is None:
+            return self._all_folded
+        return self._copies.fold(passing, without)
+
+    def _passing(self, filters: Filters) -> list[Mask] | None:
+        """Of each segment, which rows count and pass; None: no filter is set."""
+        if filters == Filters():
+            return None
+        return [
+            sieve.passing(filters) & alive
+            for sieve, alive in zip(self._sieves, self._alive, strict=True)
+        ]
+
+    def _ranked(
+        self, vector: Features, need: int, passing: list[Mask] | None, rest: Rest
+    ) -> tuple[ann.Vectors, ann.Ids]:
+        """Scores and ids of the ``need`` best that are left, best first; equal ones by id.
+
+        passing: of each segment the rows that are compared; None: all that count.
+        """
+        if passing:
+            parts = [
+                (ann.score_rows(segment.vectors, rows, vector[0]), segment.ids[rows])
+                for segment, mask in zip(self._segments, passing, strict=True)
+                for rows in [np.flatnonzero(mask)]
+            ]
+            score_of, id_of = (np.concatenate(each) for each in zip(*parts, strict=True))
+            left = rest.left(score_of, id_of)
+            return best(score_of[left], id_of[left], need)
+        depth = rest.passed + need + min(need, len(rest.drop))
+        while True:
+            scores, ids = ann.search(self._parts, vector, depth)
+            left = rest.left(scores[0], ids[0])
+            if left.sum() >= need or ids.shape[1] < depth:
+                return scores[0][left][:need], ids[0][left][:need]
+            depth *= 2
+
+    def _judge(self, query: Query, scores: ann.Vectors, ids: ann.Ids) -> Judged | None:
+        """Which of a page's pictures fit its text; None where that is not known."""
+        return None
 
     def captions(self, picture: bytes | Image, k: int = 10) -> list[CaptionHit]:
         """The ``k`` captions that fit a picture (bytes, or decoded) best, best first."""
@@ -255,7 +382,8 @@ class Engine:
         vector = self._picture_vector(picture)
         _, ids = ann.search(self._parts, vector[None], CAPTION_CANDIDATES)
         found: dict[str, str] = {}
-        for hit in self._hits(np.zeros(ids.shape[1], np.float32), ids[0]):
+        for picture_id in ids[0].tolist():
+            hit = self._hit(picture_id, 0.0)
             for text in hit.captions:
                 found.setdefault(text, hit.paths[0])
         if not found:
@@ -291,23 +419,51 @@ class Engine:
         """What is known of a picture, and the digest of its file; NotHereError."""
         segment, _ = self.find_row(picture)
         with segment.catalog.borrow() as db:
-            hit = _hit(db, picture, 1.0)
+            hit = record(db, picture, 1.0)
             (digest,) = db.execute(
                 "SELECT digest FROM pictures WHERE id = ?", (picture,)
             ).fetchone()
         assert hit is not None
         return hit, bytes(digest)
 
-    def _hits(self, scores: ann.Vectors, ids: ann.Ids) -> list[Hit]:
-        return [self._hit(int(i), float(s)) for s, i in zip(scores, ids, strict=True)]
+    def _hits(
+        self,
+        scores: ann.Vectors,
+        ids: ann.Ids,
+        folded: Folded | None,
+        judged: Judged | None,
+    ) -> list[Hit]:
+        return [
+            replace(
+                self._hit(int(i), float(s)),
+                similar=folded.behind(int(i)) if folded else (),
+                confidence=float(judged.confidence[number]) if judged else None,
+            )
+            for number, (s, i) in enumerate(zip(scores, ids, strict=True))
+        ]
 
     def _hit(self, picture: int, score: float) -> Hit:
         for segment in reversed(self._segments):  # the newest segment knows best
             with segment.catalog.borrow() as db:
-                hit = _hit(db, picture, score)
+                hit = record(db, picture, score)
             if hit:
                 return hit
         raise AssertionError(f"picture {picture} is in the index and in no catalog")
+
+    @property
+    def index_kind(self) -> str:
+        """How the largest segment is searched: Flat is exact."""
+        largest = max(self._parts, key=lambda part: len(part.ids), default=None)
+        return type(largest.index).__name__.removeprefix("Index") if largest else ""
+
+    @cached_property
+    def folders(self) -> list[tuple[str, int]]:
+        """(folder, pictures below it) of the first two levels; see ``records.shown_folders``."""
+        counted: Counter[str] = Counter()
+        for segment, part in zip(self._segments, self._parts, strict=True):
+            with segment.catalog.borrow() as db:
+                counted.update(count_folders(db, part.dead))
+        return shown_folders(counted)
 
     def thumbnail(self, picture: int) -> bytes:
         """JPEG bytes of a picture's thumbnail; NotHereError where the store has none."""
@@ -318,14 +474,6 @@ class Engine:
                 f"picture {picture} has no thumbnail.", f"图片 {picture} 没有缩略图。"
             ) from None
 
-    def spread(self, count: int) -> Answer:
-        """Pictures from all over the release; no score, since nothing was asked."""
-        ids = [i for part in self._parts for i in part.ids.tolist() if i not in part.dead]
-        step = max(1, len(ids) // count)
-        chosen = np.array(ids[::step][:count], np.int64)
-        hits = self._hits(np.zeros(len(chosen), np.float32), chosen)
-        return Answer(hits=hits, total=len(ids))
-
     def example_captions(self, split: str, count: int) -> Sequence[str]:
         """Some captions of a split, spread over it."""
         query = (
@@ -334,24 +482,6 @@ class Engine:
         )
         with self._segments[0].catalog.borrow() as db:
             return [row[0] for row in db.execute(query, (split, count))]
-
-
-def _hit(catalog: sqlite3.Connection, picture: int, score: float) -> Hit | None:
-    """What a catalog says of a picture; None where it says nothing."""
-    paths = _column(catalog, "SELECT path FROM paths WHERE picture = ? ORDER BY path", picture)
-    if not paths:
-        return None
-    query = (
-        "SELECT coalesce(c.original, t.text) FROM captions c "
-        "JOIN texts t ON t.id = c.text WHERE c.picture = ? ORDER BY t.id"
-    )
-    captions = _column(catalog, query, picture)
-    (own_id,) = _column(catalog, "SELECT own_id FROM pictures WHERE id = ?", picture)
-    return Hit(id=picture, score=score, paths=paths, captions=captions, own_id=own_id)
-
-
-def _column(catalog: sqlite3.Connection, query: str, value: int) -> tuple[str, ...]:
-    return tuple(row[0] for row in catalog.execute(query, (value,)))
 
 
 def read_query_picture(path: str | None) -> bytes | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MOST_HITS, DEEPEST = 200, 10_000
+LONGEST_SIDE = 1_000_000
 MOST_LABELS = 100
 
 Identity = Annotated[
@@ -14,6 +15,14 @@ Identity = Annotated[
 ]
 Text = Annotated[str, StringConstraints(max_length=2000)]
 Folder = Annotated[str, StringConstraints(max_length=2000)]
+Name = Annotated[str, StringConstraints(max_length=200)]
+Day = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?)?$"),
+    Field(examples=["2024-05"]),
+]
+After = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[A-Za-z0-9_=-]*$")]
+Side = Annotated[int, Field(ge=0, le=LONGEST_SIDE)]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MOST_HITS)]
 Offset = Annotated[int, Field(ge=0, le=DEEPEST)]
@@ -30,6 +39,26 @@ class Weights(BaseModel):
     negative: Weight = 0.5
 
 
+class FiltersBody(BaseModel):
+    """Which pictures are compared; a picture has to pass all that is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Folder = ""
+    """Below this folder of the collection."""
+    name: Name = ""
+    """In the file's name, whatever the case; with * or ? the whole name has to fit it."""
+    taken_from: Day = ""
+    taken_to: Day = ""
+    added_from: Day = ""
+    added_to: Day = ""
+    captioned: bool | None = None
+    min_side: Side = 0
+    """Pixels that both sides have at least."""
+    max_side: Side = 0
+    """Pixels that both sides have at most; 0: any."""
+
+
 class SearchBody(BaseModel):
     """A query: a text, a picture of the collection by its id, or both; minus texts."""
 
@@ -39,20 +68,51 @@ class SearchBody(BaseModel):
     id: Identity | None = None
     negative: Annotated[list[Text], Field(max_length=16)] = []
     weights: Weights = Weights()
-    folder: Folder = ""
+    filters: FiltersBody = FiltersBody()
+    raw: bool = False
+    """Take the text as it stands: no -exclusion, no quotes, no conversion to simplified."""
+    fold: bool = True
+    """Show one of nearly the same pictures."""
+    all: bool = False
+    """Show also what lies below the threshold."""
     k: Count = 20
     offset: Offset = 0
+    after: After = ""
+    """What the page before was answered with."""
 
 
-class HitOut(BaseModel):
-    """A picture that was found."""
+class PictureFields(BaseModel):
+    """What is known of every picture."""
 
     id: Identity
-    score: float
-    """Cosine with the query, -1 to 1."""
     paths: list[str]
     captions: list[str]
     own_id: str
+    width: int
+    height: int
+    """Pixels of the original, upright."""
+    taken: str | None
+    """When, as the camera says, in ISO 8601 without a zone."""
+    added: str | None
+    """When it came into the collection, UTC, in ISO 8601."""
+
+
+class HitOut(PictureFields):
+    """A picture that was found."""
+
+    score: float
+    """Cosine with the query, -1 to 1."""
+    confidence: float | None
+    """0 to 1: how likely a picture of that score fits the text; null without calibration."""
+    similar: list[Identity]
+    """Nearly the same pictures that this one stands for."""
+
+
+class Understood(BaseModel):
+    """What was made of the text."""
+
+    text: str
+    negative: list[str]
 
 
 class SearchOut(BaseModel):
@@ -62,16 +122,61 @@ class SearchOut(BaseModel):
     total: int
     """Pictures that were compared."""
     offset: int
+    """How many come before these."""
     hits: list[HitOut]
+    threshold: float | None
+    """Cosine with the text below which pictures are not shown; null: all are."""
+    withheld: int
+    """Hits of this page that are not shown because they lie below it; ``all`` shows them."""
+    after: str | None
+    """For the next page; null: there is none."""
+    model: str
+    understood: Understood
 
 
-class PictureOut(BaseModel):
+class PictureOut(PictureFields):
     """What is known of a picture."""
 
-    id: Identity
-    paths: list[str]
-    captions: list[str]
-    own_id: str
+    bytes: int
+    """Size of the original file."""
+
+
+class FolderOut(BaseModel):
+    """A folder of the collection."""
+
+    folder: str
+    pictures: int
+    """Below it, at any depth."""
+
+
+class FoldersOut(BaseModel):
+    """Folders of the first two levels, by name; the largest 500."""
+
+    release: str
+    folders: list[FolderOut]
+
+
+class CalibrationOut(BaseModel):
+    """How the threshold was found, for the whole release."""
+
+    threshold: float
+    """Deviations above what a text's own background scores."""
+    false_accepts: float
+    """Share of texts for what is not there that find something all the same."""
+    lost: float
+    """Share of texts for what is there whose picture is not shown."""
+    background: int
+    """Texts that were measured with."""
+    gallery: int
+    """Pictures."""
+
+
+class IndexOut(BaseModel):
+    """How vectors are compared."""
+
+    kind: str
+    recall_at_10: float | None
+    """Share of the true ten nearest that it finds; null where it was not recorded."""
 
 
 class CaptionOut(BaseModel):
@@ -123,6 +228,9 @@ class ReleaseOut(BaseModel):
     dimension: int
     model: str
     segments: list[SegmentOut]
+    calibration: CalibrationOut | None
+    """null: nothing is withheld."""
+    index: IndexOut
     metrics: dict[str, float]
     """Recall of the model on its test split, 0 to 1."""
     verified: bool

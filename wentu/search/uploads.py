@@ -113,7 +113,7 @@ async def read_upload(request: Request, known: tuple[str, ...]) -> Upload:
 async def _read_form(request: Request, fields: dict[str, list[str]]) -> bytes:
     """The picture in a form; the other fields are added to ``fields``."""
     parser = MultiPartParser(
-        request.headers, request.stream(), max_files=1, max_fields=16, max_part_size=100_000
+        request.headers, request.stream(), max_files=1, max_fields=48, max_part_size=100_000
     )
     parser.spool_max_size = 1 << 40  # in memory: its size is bounded already
     try:

@@ -207,9 +207,9 @@ def ids_of(db: sqlite3.Connection) -> Ids:
 
 
 def described(db: sqlite3.Connection) -> npt.NDArray[Any]:
-    """[N] (id, hash of what a catalog says of it: paths, captions, split, own id), by id."""
+    """[N] (id, hash of what a catalog says of it: paths, captions, group, ...), by id."""
     query = (
-        "SELECT p.id, p.split, p.own_id, (SELECT group_concat(path, char(10)) FROM (SELECT "
+        "SELECT p.id, p.split, p.own_id, p.grp, (SELECT group_concat(path, char(10)) FROM (SELECT "
         "path FROM paths WHERE picture = p.id ORDER BY path)), (SELECT group_concat(said, "
         "char(10)) FROM (SELECT text || coalesce(original, '') AS said FROM captions "
         "WHERE picture = p.id ORDER BY text)) FROM pictures p ORDER BY p.id"

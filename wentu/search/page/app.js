@@ -7,7 +7,7 @@ import * as filters from "./filters.js";
 import { Grid } from "./grid.js";
 import { Notices } from "./notices.js";
 import { bring, listenForDrops, listenForPastes, taken } from "./pictures.js";
-import { asks, body, form, nothing, read, same, write } from "./query.js";
+import { asks, body, browsing, form, nothing, read, same, write } from "./query.js";
 import { About } from "./release.js";
 import { offerSpeech } from "./speech.js";
 import { askForToken, tokenOfAddress } from "./token.js";
@@ -83,6 +83,7 @@ function like(hit) {
 // --- asking ---------------------------------------------------------------------------------------
 
 function ask(after, signal) {
+  if (!asks(query)) return get(browsing(query, after), signal);
   if (!query.picture) return search(body(query, after), signal);
   const picture = taken(query.picture);
   if (!picture) throw new Failure("refused", t("pictureGone"));
@@ -99,7 +100,7 @@ async function run() {
   const searching = asks(query);
   document.body.classList.add("searching");
   try {
-    const answer = searching ? await ask("", own.signal) : await get("browse?k=60", own.signal);
+    const answer = await ask("", own.signal);
     if (running !== own) return;
     running = null;
     notices.clear();
@@ -194,12 +195,14 @@ function describe() {
   if (JSON.stringify(parts) !== drawn && !by("filters").hidden) drawFilters(parts);
   drawn = JSON.stringify(parts);
   by("count").textContent = count();
-  by("intro").hidden = asks(query) || !page || page.searching;
+  by("intro").hidden = asks(query) || filtered() || !page || page.searching;
   if (!by("intro").hidden) introduce();
   ending();
 }
 
-let drawn = "";
+const filtered = () => Object.values(query.filters).some(Boolean);
+
+let drawn = ""; // for which parts of a query the form has sliders
 
 function drawFilters(parts = JSON.parse(drawn)) {
   filters.draw(query, parts, {
@@ -209,8 +212,9 @@ function drawFilters(parts = JSON.parse(drawn)) {
 }
 
 function count() {
-  if (!page?.searching || !grid.hits.length) return "";
+  if (!page || !grid.hits.length) return "";
   const shown = grid.hits.length;
+  if (!page.searching) return t("found", { count: number(page.total) });
   if (page.after) return t("foundMore", { total: number(page.total) });
   return shown === 1 ? t("found_one") : t("found", { count: number(shown) });
 }
@@ -231,13 +235,13 @@ function introduce() {
 /** Below the pictures: nothing found, or what else there would be. */
 function ending() {
   if (!page) return;
-  if (!page.searching || page.after) notices.end();
+  if (page.after) notices.end();
   else if (grid.hits.length) {
     notices.end(page.withheld && !query.all && ["further", () => choose({ all: true })]);
   } else if (page.withheld) {
     notices.nothing("nothingWhy", ["nearest", () => choose({ all: true })]);
   } else {
-    notices.nothing(Object.values(query.filters).some(Boolean) ? "nothingFiltered" : "nothingWhy");
+    notices.nothing(filtered() ? "nothingFiltered" : "nothingWhy");
   }
 }
 

@@ -80,6 +80,13 @@ export function body(query, after) {
   return out;
 }
 
+/** The address of a page of all pictures that pass the filters. */
+export function browsing(query, after) {
+  const out = new URLSearchParams({ k: PAGE, ...filters(query) });
+  if (after) out.set("after", after);
+  return `browse?${out}`;
+}
+
 /** The form of POST /search/picture, which is flat. */
 export function form(query, file, after) {
   const out = new FormData();
