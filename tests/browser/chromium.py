@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -70,3 +71,48 @@ def visit(
     finally:
         opened.close()
     assert wrong == []
+
+
+NOTE = """() => {
+    const send = window.fetch;
+    const base64 = async (blob) => {
+        let text = "";
+        for (const each of new Uint8Array(await blob.arrayBuffer())) {
+            text += String.fromCharCode(each);
+        }
+        return btoa(text);
+    };
+    window.asked = [];
+    window.fetch = async (address, given = {}) => {
+        const body = given.body;
+        if (typeof body === "string") window.asked.push(JSON.parse(body));
+        if (body instanceof FormData) {
+            const fields = Object.fromEntries(body);
+            window.asked.push({...fields, picture: await base64(fields.picture)});
+        }
+        return send(address, given);
+    };
+}"""
+
+
+class Asked:
+    """The searches that a page sends from now on, but for further pages of one.
+
+    Listens where they are sent: Chromium does not tell what files were in a form.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        page.evaluate(NOTE)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """What was in them; pictures as bytes."""
+        bodies = self._page.evaluate("window.asked")
+        for body in bodies:
+            if "picture" in body:
+                body["picture"] = base64.b64decode(body["picture"])
+        return [body for body in bodies if "after" not in body]
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.bodies[number]

@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.browser.chromium import chromium, executable
 from tests.conftest import Built, Draw, every_stage, write_captions
 from tests.search.serving import served
-
-pytest.importorskip("playwright.sync_api", reason="needs playwright, to drive a browser")
-
-from tests.browser.chromium import chromium, executable  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,8 +25,8 @@ SHAPES = ((128, 128), (160, 96), (96, 144), (128, 80))
 
 @pytest.fixture(scope="session")
 def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A release of 150 drawings of several shapes in two folders, ten of them without a caption, and
-    three near-copies of one. Its model has learned next to nothing: that is faster."""
+    """A release of 150 drawings of several shapes in two folders, ten of them without a caption,
+    and three near-copies of one. Its model has learned next to nothing: that is faster."""
     from PIL import Image
 
     root, collection = (tmp_path_factory.mktemp(name) for name in ("gallery", "drawings"))

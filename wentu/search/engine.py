@@ -260,8 +260,8 @@ class Engine:
         )
 
     def browse(self, query: Query) -> Answer:
-        """A page of all pictures that pass the filters, by id: as good as shuffled, for ids are made
-        of the files' digests. Scores are 0, since nothing was asked; ``query.after`` is an id."""
+        """A page of all pictures that pass the filters, by id: as good as shuffled, for ids are
+        made of digests. Scores are 0, since nothing was asked; ``query.after`` is an id."""
         passing, after = self._passing(query.filters), query.after or "0"
         if not after.isdigit():
             raise InputError(

@@ -99,6 +99,6 @@ export function form(query, file, after) {
   out.set("picture_weight", weights.id);
   out.set("negative_weight", weights.negative);
   for (const [name, value] of Object.entries(held)) out.set(name, String(value));
-  out.set("file", file, "picture");
+  out.set("picture", file, "picture");
   return out;
 }
