@@ -41,9 +41,7 @@ ROOMS = (
 )
 """From the bottom up. Modules of one line do not import each other; a package imports itself."""
 SEARCH_MAY = {"store", "ann", "pictures", "formats", "settings", "errors", "language", "collection"}
-SEARCH_MAY_OF_CLIP = {
-    f"wentu.clip.{name}" for name in ("text", "bundle", "convert", "labels")
-}
+SEARCH_MAY_OF_CLIP = {f"wentu.clip.{name}" for name in ("text", "bundle", "convert", "labels")}
 """Of ours; none of them imports torch, so the serving image needs no torch and no kfp."""
 HEAVY = {
     "kfp": ("wentu.orchestrate", "components", "pipelines"),

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.browser.chromium import chromium, executable
-from tests.conftest import Built, Draw, every_stage, write_captions
+from tests.conftest import Built, Draw, Row, every_stage, write_captions
 from tests.search.serving import served
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
     from PIL import Image
 
     root, collection = (tmp_path_factory.mktemp(name) for name in ("gallery", "drawings"))
-    rows = draw(collection, range(COUNT))
+    rows, copies = draw(collection, range(COUNT)), list[Row]()
     for number, row in enumerate(rows):
         before = collection / row["image"]
         row["image"] = f"{('夏天', 'winter/day')[number % 2]}/{before.name}"
@@ -40,12 +40,15 @@ def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
             picture.resize(SHAPES[number % len(SHAPES)]).save(after)
             if number == 0:
                 for quality in (90, 92, 95):
-                    name = after.with_name(f"copy-{quality}.jpg")
-                    picture.resize(SHAPES[0]).convert("RGB").save(name, quality=quality)
+                    name = f"夏天/copy-{quality}.jpg"
+                    picture.convert("RGB").save(collection / name, quality=quality)
+                    copies.append({"image": name, "caption": row["caption"]})
         before.unlink()
     (collection / "pictures").rmdir()
+    first = [rows.pop(0), *copies]
     random.Random(0).shuffle(rows)
-    for split, part in (("train", rows[:16]), ("valid", rows[16:24]), ("test", rows[24:140])):
+    parts = {"train": rows[:16], "valid": rows[16:24], "test": first + rows[24:139]}
+    for split, part in parts.items():
         write_captions(collection / f"cn_{split}.json", part)
     return every_stage(root, collection, str(collection))
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from wentu.commands.serve import bound
 from wentu.search.app import create_app
+from wentu.search.connections import Limits, protocol
 from wentu.search.current import Current
 from wentu.search.guard import LOOPBACK_NAMES, Rules
 from wentu.search.service import Service
@@ -26,15 +27,22 @@ POLL = 0.05
 def served(
     store: str, *, ready: bool = True, port: int = 0, **given: Any
 ) -> Iterator[httpx.Client]:
-    """A client of a service of ``store``; ``given`` are fields of Rules and Service."""
+    """A client of a service of ``store``; ``given`` are fields of Rules, Limits and Service."""
     rules = {name: given.pop(name) for name in Rules.__dataclass_fields__ if name in given}
+    limits = {name: given.pop(name) for name in Limits.__dataclass_fields__ if name in given}
     service = Service(
         current=Current(Store(store), poll=POLL),
         rules=Rules(**{"hosts": LOOPBACK_NAMES, **rules}),
         **given,
     )
     config = uvicorn.Config(
-        create_app(service), log_level="error", access_log=False, ws="none", server_header=False
+        create_app(service),
+        http=protocol(Limits(**limits)),
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
     )
     server, listening = uvicorn.Server(config), bound("127.0.0.1", port)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

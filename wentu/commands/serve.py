@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -15,12 +16,18 @@ from wentu.language import pick
 from wentu.settings import store_place
 
 if TYPE_CHECKING:
+    from wentu.search.board import Board
     from wentu.search.engine import Engine
     from wentu.search.guard import Rules
+    from wentu.search.rate import Rate
 
 GRACE = 5
 """Seconds that answers under way are given when the service is asked to end."""
-MOST_CONNECTIONS = 512
+BACKLOG = 1024
+"""Connections that wait to be accepted; the system may allow fewer."""
+USUAL_RATE = 50.0
+"""Queries a second that a client may send, where others than this machine are let in."""
+MOST_WORKERS = 64
 
 
 def command() -> click.Command:
@@ -79,6 +86,33 @@ def command() -> click.Command:
             20.0,
             pick("Largest picture that may be uploaded, MB.", "上传图片的最大尺寸(MB)。"),
         ),
+        make_option(
+            "workers",
+            int,
+            1,
+            pick(
+                "Processes that answer; one that dies is started again.",
+                "提供服务的进程数；异常退出的进程会重新启动。",
+            ),
+        ),
+        make_option(
+            "rate",
+            float,
+            None,
+            pick(
+                "Queries a second that one client may send; 0: any number  [default: 50; on "
+                "127.0.0.1 any number].",
+                "每个客户端每秒的查询上限；0：不限 [默认：50；在 127.0.0.1 上不限]。",
+            ),
+        ),
+        click.Option(
+            ["--trust-proxy"],
+            is_flag=True,
+            help=pick(
+                "Take the client's address from the proxy before it (X-Forwarded-For).",
+                "从前置代理的 X-Forwarded-For 获取客户端地址。",
+            ),
+        ),
     ]
     return made
 
@@ -92,49 +126,134 @@ def execute(
     allow_host: tuple[str, ...],
     root_path: str | None,
     max_upload: float | None,
+    workers: int | None,
+    rate: float | None,
+    trust_proxy: bool,
 ) -> None:
     """Serve until asked to end."""
-    try:
-        import uvicorn
-
-        from wentu.search.app import create_app
-        from wentu.search.current import Current
-        from wentu.search.service import Service
-    except ImportError as error:
-        raise InputError(
-            f"the service needs more packages ({error}): pip install 'wentu[serve]'.",
-            f"服务需要更多软件包({error})：pip install 'wentu[serve]'。",
-        ) from None
-    from wentu.store import Store
-
+    need_packages()
     address, number = host or "127.0.0.1", 8000 if port is None else port
     rules = replace(
         rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload),
         root_path=(root_path or "").rstrip("/"),
+        rate=rate_for(address, rate, trust_proxy),
+        trust_proxy=trust_proxy,
     )
+    count = checked(1 if workers is None else workers)
     place = store or store_place()
     listening = bound(address, number)
     url = address_of(address, listening.getsockname()[1], root_path or "")
+    click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
+    if count == 1:
+        answer(listening, place, rules, collection or "", None, 0)
+    else:
+        share(listening, place, rules, collection or "", count)
+
+
+def share(listening: socket.socket, place: str, rules: Rules, collection: str, count: int) -> None:
+    """Answer in several processes until asked to end."""
+    from wentu.search.board import AWAY, Board
+    from wentu.search.guard import log
+    from wentu.search.workers import supervise
+
+    board = Board(count)
+
+    def died(number: int, status: int) -> None:
+        board.set(number, AWAY)
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        log.warning(
+            "%s",
+            pick(
+                f"worker {number} ended ({how}); another takes its place.",
+                f"工作进程 {number} 已退出({how})；将启动新的进程。",
+            ),
+        )
+
+    def work(number: int) -> None:
+        answer(listening, place, rules, collection, board, number)
+
+    listening.listen(BACKLOG)  # before there is one who accepts, and while another takes its place
+    supervise(count, work, 2 * GRACE, died)
+
+
+def answer(
+    listening: socket.socket,
+    place: str,
+    rules: Rules,
+    collection: str,
+    board: Board | None,
+    worker: int,
+) -> None:
+    """Answer in this process until asked to end."""
+    import uvicorn
+
+    from wentu.search.app import create_app
+    from wentu.search.connections import Limits, protocol
+    from wentu.search.current import Current
+    from wentu.search.service import Service
+    from wentu.store import Store
 
     def tell(engine: Engine) -> None:
-        click.echo(serving(engine))
+        if worker == 0:  # the others follow within seconds
+            click.echo(serving(engine))
 
     service = Service(
         current=Current(Store(place), tell=tell),
         rules=rules,
-        collection=collection or "",
+        collection=collection,
+        board=board,
+        worker=worker,
     )
     config = uvicorn.Config(
         create_app(service),
+        http=protocol(Limits(trust_proxy=rules.trust_proxy)),
         log_level="warning",
         access_log=False,  # what people look for is theirs
         server_header=False,
+        proxy_headers=False,  # the guard reads them, where they are to be believed
         timeout_graceful_shutdown=GRACE,
-        limit_concurrency=MOST_CONNECTIONS,
+        backlog=BACKLOG,
         ws="none",
     )
-    click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
     uvicorn.Server(config).run([listening])
+
+
+def need_packages() -> None:
+    """InputError where the service's are not installed. Nothing is imported: it takes a second, and
+    what has threads cannot be forked."""
+    needed = ("faiss", "fastapi", "onnxruntime", "python_multipart", "uvicorn")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"the service needs more packages ({', '.join(missing)}): pip install 'wentu[serve]'.",
+            f"服务需要更多软件包({'、'.join(missing)})：pip install 'wentu[serve]'。",
+        )
+
+
+def rate_for(host: str, given: float | None, trust_proxy: bool) -> Rate | None:
+    """How much a client may ask; None: any number. InputError where it is none."""
+    from wentu.search.guard import is_loopback
+    from wentu.search.rate import Rate
+
+    if given is None:
+        given = 0.0 if is_loopback(host) and not trust_proxy else USUAL_RATE
+    if not 0 <= given <= 1e6:
+        raise InputError(
+            f"--rate {given:g}: give queries a second, or 0 for any number.",
+            f"--rate {given:g}：应为每秒查询数，0 表示不限。",
+        )
+    return Rate(given) if given else None
+
+
+def checked(workers: int) -> int:
+    """How many processes; InputError where that cannot be."""
+    if not 1 <= workers <= MOST_WORKERS:
+        raise InputError(
+            f"--workers {workers}: give 1 to {MOST_WORKERS}.",
+            f"--workers {workers}：应为 1 到 {MOST_WORKERS}。",
+        )
+    return workers
 
 
 def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: float) -> Rules:

@@ -85,6 +85,8 @@ class Current:
         self._sound: set[tuple[str, str]] = set()  # (key, SHA-256) of files that are right
         self._logged = ""
         self._stop = threading.Event()
+        self.looked = threading.Event()
+        """Is there something to serve, or was there nothing at the first look?"""
         self._thread = threading.Thread(target=self._follow, name="follow pointer", daemon=True)
 
     def start(self) -> None:
@@ -94,6 +96,7 @@ class Current:
     def close(self) -> None:
         """Stop following, and close what nobody uses."""
         self._stop.set()
+        self.looked.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         with self._lock:
@@ -133,6 +136,7 @@ class Current:
                 self.look()
             except Exception as error:  # a thread that died would serve an old release for ever
                 self._fail(error)
+            self.looked.set()
             if self._stop.wait(self._poll):
                 return
 
@@ -187,6 +191,7 @@ class Current:
                 swaps=was.swaps + 1,
                 failures=was.failures,
             )
+        self.looked.set()
         with suppress(OSError):  # nobody reads what is printed
             self._tell(engine)
         try:

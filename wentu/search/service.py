@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 from starlette.requests import Request
 
-from wentu import pictures
-from wentu.search.current import Current
+from wentu.search.board import READY, WAITING, Board
+from wentu.search.current import Current, NothingServedError
+from wentu.search.decoders import Decoders, NoDecoderError
 from wentu.search.engine import Engine
-from wentu.search.guard import Refusal, Rules
-from wentu.search.metrics import Metrics
+from wentu.search.guard import Refusal, Rules, log
+from wentu.search.metrics import Metrics, Sample, counter, gauge
 from wentu.search.originals import Originals
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ DECODERS = 2
 """Uploads that are decoded and embedded at once."""
 MOST_UPLOADS = 16
 """Uploads that are read or wait at once; each may take ``Rules.most_bytes`` of memory."""
+POSTED = 1.0
+"""Seconds between what one worker tells the others of its figures."""
 THREADS = 16
 """Everything else that is answered at once."""
 
@@ -43,18 +47,79 @@ class Service:
     """Where the pictures lie; empty: where they lay when the release was made."""
     most_pixels: int = MOST_PIXELS
     metrics: Metrics = field(default_factory=Metrics)
+    board: Board | None = None
+    """What several workers share; None: this process answers alone."""
+    worker: int = 0
+    """Its number."""
     uploading: int = 0
 
     @asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:
         """The lifespan of the application."""
-        self.decoders = anyio.CapacityLimiter(DECODERS)
+        self.decoders, self.decoding = Decoders(self.most_pixels), anyio.CapacityLimiter(DECODERS)
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        self.current.start()
         try:
-            yield
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.to_thread.run_sync, self.decoders.warm)
+                await self._begin(group)
+                yield
+                group.cancel_scope.cancel()
         finally:
             await anyio.to_thread.run_sync(self.current.close)
+            await anyio.to_thread.run_sync(self.decoders.close)
+
+    async def _begin(self, group: TaskGroup) -> None:
+        """Follow the pointer. One of several workers takes connections only when it can answer, if
+        another already does; it says on the board how it goes."""
+        if self.board is None:
+            self.current.start()
+            return
+        self.board.succeed(self.worker)
+        wait = self.board.any_ready()
+        self.current.start()
+        if wait:
+            await anyio.to_thread.run_sync(self.current.looked.wait)
+        self.board.set(self.worker, READY if self.current.state().pointer else WAITING)
+        group.start_soon(self._keep_board, self.board)
+
+    async def _keep_board(self, board: Board) -> None:
+        while True:
+            if self.current.state().pointer:
+                board.set(self.worker, READY)
+            board.post(self.worker, self.figures())
+            await anyio.sleep(POSTED)
+
+    def all_figures(self) -> Iterator[Sample]:
+        """What is counted and known, by all workers."""
+        if self.board is None:
+            return self.figures()
+        self.board.post(self.worker, self.figures())
+        return self.board.all()
+
+    def figures(self) -> Iterator[Sample]:
+        """What is counted and known here."""
+        yield from self.metrics.samples()
+        state = self.current.state()
+        yield gauge("wentu_ready", "1 while a release is served.", state.pointer is not None)
+        broken = "1 while what the store points at is not what is served."
+        yield gauge("wentu_release_broken", broken, bool(state.pointer and state.problem))
+        yield counter("wentu_swaps_total", "Releases that began to serve.", state.swaps)
+        yield counter("wentu_failures_total", "Releases that could not.", state.failures)
+        if not state.pointer:
+            return
+        release, since = state.pointer.release, "Since when it is served, in Unix time."
+        yield gauge("wentu_release_info", "Which release is served.", 1, release=release)
+        yield gauge("wentu_release_pointer", "Number of its pointer.", state.pointer.number)
+        yield gauge("wentu_release_since_seconds", since, state.since)
+        try:
+            with self.current.engine() as engine:
+                count, texts = engine.pictures, engine.texts
+        except NothingServedError:
+            return
+        yield gauge("wentu_release_pictures", "Pictures that can be found.", count)
+        known = "Texts whose vector was known from before (for this model)."
+        yield counter("wentu_text_cache_hits_total", known, texts.hits)
+        yield counter("wentu_text_cache_misses_total", "Texts embedded.", texts.misses)
 
     def originals(self, engine: Engine) -> Originals:
         """The files of the collection that a release was made of."""
@@ -79,15 +144,24 @@ class Service:
     async def with_picture(
         self, data: bytes, work: Callable[[Engine, Image], Result]
     ) -> tuple[str, Result]:
-        """(release, what ``work`` makes of the decoded picture), in one of the few threads that
-        decode; PictureError where it is none."""
+        """(release, what ``work`` makes of the picture as the model sees it), in one of the few
+        threads that decode; PictureError where it is none."""
 
         def do() -> tuple[str, Result]:
             with self.current.engine() as engine:
-                picture = pictures.decode(data, max_pixels=self.most_pixels)
+                picture = self.decoders.decode(data, engine.bundle.processor.preprocessing)
                 return engine.release.id, work(engine, picture)
 
-        return await anyio.to_thread.run_sync(do, limiter=self.decoders)
+        try:
+            return await anyio.to_thread.run_sync(do, limiter=self.decoding)
+        except NoDecoderError as error:
+            log.error("no decoder can be started: %s", error)
+            raise Refusal(
+                503,
+                "no picture can be decoded at the moment; try again, or search by text.",
+                "目前无法解码图片；请稍后再试，或用文字搜索。",
+                {"Retry-After": "5"},
+            ) from None
 
 
 def service_of(request: Request) -> Service:
