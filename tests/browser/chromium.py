@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 30_000
+"""Milliseconds until something has to be there: other work may keep the machine busy."""
+expect.set_options(timeout=PATIENCE)
 EXPECTED = "Failed to load resource"
 """What Chromium itself says of an answer of 400 or more; a test that provokes those allows them."""
 
@@ -46,7 +49,7 @@ def visit(
     """
     given: dict[str, Any] = {"viewport": {"width": 1200, "height": 800}, "locale": "en-US"}
     opened = browser.new_context(**(given | context))
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(PATIENCE)
     page, wrong = opened.new_page(), list[str]()
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     page.on(

@@ -14,9 +14,14 @@ from tests.browser.chromium import Asked, visit
 FIRST = ".tile:first-child"
 
 
+def longer(page: Page) -> None:
+    """Let the page's own clock go on for longer than typing has to pause."""
+    page.evaluate("new Promise(done => setTimeout(done, 500))")
+
+
 def settled(page: Page) -> None:
     """Wait until nothing is under way any more."""
-    page.wait_for_timeout(350)  # longer than typing has to pause
+    longer(page)
     expect(page.locator("body.searching")).to_have_count(0)
 
 
@@ -44,7 +49,7 @@ def test_nothing_is_asked_while_an_input_method_composes(browser: Browser, base:
         for text in ("h", "ho", "hon", "hong", "hong'se", "红色"):
             at = {"selectionStart": len(text), "selectionEnd": len(text)}
             method.send("Input.imeSetComposition", {"text": text, **at})
-            page.wait_for_timeout(280)  # longer than the pause that typing is searched after
+            longer(page)
         assert page.input_value("#text") == "红色"
         assert asked.bodies == []
         method.send("Input.insertText", {"text": "红色"})
@@ -78,7 +83,7 @@ def test_an_older_answer_does_not_come_late(browser: Browser, base: str) -> None
 
         page.route("**/api/v1/search", slow)
         page.fill("#text", "first")
-        page.wait_for_timeout(300)
+        longer(page)
         page.fill("#text", "second")
         expect(page.locator("#count")).to_contain_text("Best of")
         assert given_up == ["net::ERR_ABORTED"]
@@ -240,7 +245,6 @@ def test_filters_narrow_and_their_chips_widen(browser: Browser, base: str) -> No
         page.select_option("[name=folder]", "winter/day")
         settled(page)
         page.fill("[name=name]", "001")
-        page.wait_for_timeout(300)
         settled(page)
         assert asked[-1]["filters"] == {"folder": "winter/day", "name": "001"}
         expect(page.locator(".tile")).to_have_count(6)  # 0001, and the odd ones from 0011 on
@@ -252,8 +256,6 @@ def test_filters_narrow_and_their_chips_widen(browser: Browser, base: str) -> No
         assert page.input_value("[name=folder]") == ""
         page.select_option("[name=captioned]", "false")
         page.fill("[name=min_side]", "80")
-        settled(page)
-        page.wait_for_timeout(300)
         settled(page)
         held = {"name": "001", "captioned": False, "min_side": 80}
         assert asked[-1]["filters"] == held

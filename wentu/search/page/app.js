@@ -267,7 +267,8 @@ async function showLarge() {
       hit = visited = { ...(await get(`pictures/${id}`)), similar: [], asked: false };
     } catch (error) {
       go({ open: "" }, { replace: true });
-      failed(error, showLarge);
+      if (error.kind === "refused") notices.tell(error.message);
+      else failed(error, () => go({ open: id }, { replace: true }));
       return;
     }
     if (query.open !== id) return;

@@ -1,4 +1,4 @@
-// Which release is searched: a line at the foot, and more behind it.
+// Which release is searched: a few words above the pictures, and more behind them.
 
 import { get } from "./api.js";
 import { by, make } from "./dom.js";
@@ -30,8 +30,9 @@ export class About {
     const release = this.release;
     if (!release) return;
     const when = moment(release.published, true);
-    by("release").hidden = false;
-    by("release").textContent = t("release", { pictures: number(release.pictures), when });
+    by("release").classList.add("known");
+    by("release-when").textContent = t("released", { when: moment(release.published) });
+    by("release").setAttribute("aria-label", `${t("aboutRelease")}: ${by("release-when").textContent}`);
     by("about").setAttribute("aria-label", t("aboutRelease"));
     const rows = [
       ["pictures", number(release.pictures)],

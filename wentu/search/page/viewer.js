@@ -17,8 +17,8 @@ export class Viewer {
       event.preventDefault();
       act.close();
     });
-    dialog.addEventListener("keydown", (event) => {
-      if (event.altKey || event.ctrlKey || event.metaKey) return;
+    addEventListener("keydown", (event) => { // behind its last button the focus is nowhere
+      if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (step) act.step(step);
     });
@@ -56,7 +56,7 @@ export class Viewer {
     const picture = make("img", { src: thumbnail(hit.id), alt: altOf(hit), lang: languageOf(altOf(hit)), class: "thumb" });
     const size = (width, height) => {
       picture.style.setProperty("--ratio", width / height);
-      picture.style.setProperty("--wide", `${Math.max(width, Math.min(640, 640 * (width / height)))}px`);
+      picture.style.setProperty("--wide", `${Math.max(width, Math.min(4 * width, 640))}px`);
     };
     size(hit.width || 1, hit.height || 1);
     if (!hit.width) picture.addEventListener("load", () => size(picture.naturalWidth, picture.naturalHeight));

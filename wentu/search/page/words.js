@@ -128,7 +128,7 @@ const WORDS = {
   alsoAt: ["Also as", "另存于"],
   noOriginal: ["The original cannot be shown here; this is its thumbnail.", "无法显示原图，当前为缩略图。"],
 
-  release: ["{pictures} pictures · {when}", "{pictures} 张图片 · {when}"],
+  released: ["Release of {when}", "{when} 发布"],
   aboutRelease: ["What is searched", "正在搜索的内容"],
   pictures: ["Pictures", "图片数"],
   made: ["Released", "发布时间"],
