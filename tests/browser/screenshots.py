@@ -38,19 +38,19 @@ def found(page: Page, text: str) -> None:
 
 
 def results(page: Page, _: Path) -> None:
-    found(page, "红色的心形")
+    found(page, "灰色背景，右边有一个小的红色心形")
     page.evaluate("document.activeElement.blur()")
     page.hover(".tile:nth-child(2)")
 
 
 def large(page: Page, _: Path) -> None:
-    found(page, "蓝色的月牙 -黑色")
-    page.click(".tile:nth-child(3) a")
-    expect(page.locator("#viewer .facts.more")).to_contain_text("kB")
+    found(page, "画着蓝色的大月牙，在中间，背景是白色")
+    page.click(".tile:first-child a")
+    expect(page.locator("#viewer .facts.more")).to_contain_text("B")
 
 
 def phone(page: Page, _: Path) -> None:
-    found(page, "左边有一个绿色三角形")
+    found(page, "左边的绿色三角形，大号，黑色底")
     page.evaluate("document.activeElement.blur()")
 
 
@@ -68,7 +68,7 @@ def nothing(page: Page, _: Path) -> None:
 
 
 def filters(page: Page, _: Path) -> None:
-    found(page, "a yellow circle, 黄色圆形 -白色")
+    found(page, "一个大黄色圆形，位于灰色画面的右边 -棕色")
     page.click("#refine")
     expect(page.locator("[name=folder] option")).not_to_have_count(1)
     page.select_option("[name=folder]", index=1)

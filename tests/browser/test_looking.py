@@ -36,7 +36,7 @@ def test_a_picture_large_first_small_then_sharp(browser: Browser, base: str) -> 
         facts = page.locator("#viewer .facts")
         expect(facts.nth(0)).to_contain_text("Similarity")
         expect(facts.nth(1)).to_contain_text("×")
-        expect(facts.nth(1)).to_contain_text("kB")
+        expect(facts.nth(1)).to_contain_text("B")
         with page.expect_download() as download:
             page.click("#viewer a[download]")
         assert download.value.suggested_filename == page.inner_text("#viewer-name")

@@ -186,7 +186,7 @@ function sayFound() {
 
 /** All that stands around the pictures. */
 function describe() {
-  filters.chips(query, page?.without || [], (held) => { choose({ filters: held }); drawFilters(); });
+  filters.chips(query, page?.without || [], narrow);
   const parts = {
     text: Boolean(query.text && (query.picture || query.like)),
     picture: Boolean(query.text && (query.picture || query.like)),
@@ -198,6 +198,12 @@ function describe() {
   by("intro").hidden = asks(query) || filtered() || !page || page.searching;
   if (!by("intro").hidden) introduce();
   ending();
+}
+
+/** Other filters, chosen elsewhere than in the form. */
+function narrow(held) {
+  choose({ filters: held });
+  if (!by("filters").hidden) drawFilters();
 }
 
 const filtered = () => Object.values(query.filters).some(Boolean);
@@ -240,9 +246,9 @@ function ending() {
     notices.end(page.withheld && !query.all && ["further", () => choose({ all: true })]);
   } else if (page.withheld) {
     notices.nothing("nothingWhy", ["nearest", () => choose({ all: true })]);
-  } else {
-    notices.nothing(filtered() ? "nothingFiltered" : "nothingWhy");
-  }
+  } else if (filtered()) {
+    notices.nothing("nothingFiltered", ["resetFilters", () => narrow({})]);
+  } else notices.nothing("nothingWhy");
 }
 
 // --- large ----------------------------------------------------------------------------------------
@@ -370,7 +376,11 @@ function listen() {
     go(nothing());
     scrollTo({ top: 0 });
   });
-  addEventListener("popstate", () => { typing = false; follow(read(location.hash)); });
+  addEventListener("popstate", () => {
+    typing = false;
+    follow(read(location.hash));
+    if (!by("filters").hidden) drawFilters();
+  });
   addEventListener("keydown", (event) => {
     const writing = event.target.closest("input, textarea, select, dialog");
     if (event.key !== "/" || writing || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -157,6 +157,6 @@ function facts(hit) {
 const pair = (name, value) => (value ? [make("dt", {}, name), make("dd", {}, value)] : []);
 
 function bytes(count) {
-  return count < 1e6 ? `${number(Math.max(1, Math.round(count / 1e3)))} kB`
-    : `${(count / 1e6).toFixed(1)} MB`;
+  if (count < 1e3) return `${count} B`;
+  return count < 1e6 ? `${number(Math.round(count / 1e3))} kB` : `${(count / 1e6).toFixed(1)} MB`;
 }
