@@ -30,6 +30,7 @@ ROOMS = (
     ("wentu.listing", "wentu.notices"),
     ("wentu.store", "wentu.captions", "wentu.collection", "wentu.stage"),
     ("wentu.splits", "wentu.digests", "wentu.clip"),
+    ("wentu.calibration",),
     ("wentu.catalog", "wentu.training", "wentu.search", "wentu.zeroshot"),
     ("wentu.interchange", "wentu.verdict"),
     ("wentu.stages",),
@@ -40,7 +41,8 @@ ROOMS = (
     ("wentu.__main__",),
 )
 """From the bottom up. Modules of one line do not import each other; a package imports itself."""
-SEARCH_MAY = {"store", "ann", "pictures", "formats", "settings", "errors", "language", "collection"}
+SEARCH_MAY = {"store", "ann", "pictures", "formats", "settings", "errors", "language"}
+SEARCH_MAY |= {"collection", "calibration"}
 SEARCH_MAY_OF_CLIP = {f"wentu.clip.{name}" for name in ("text", "bundle", "convert", "labels")}
 """Of ours; none of them imports torch, so the serving image needs no torch and no kfp."""
 HEAVY = {

@@ -2,6 +2,7 @@
 
     models/<digest>/          a model bundle (ONNX, tokenizer, preprocessing)
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
+    calibrations/<digest>/    known.npy, units.json: what a query is judged by
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held
     inventories/<digest>.marks.jsonl.gz   sizes and ETags that its digests were read under (s3://)
@@ -180,6 +181,16 @@ class Store:
         """The folder of a segment."""
         return self._folder(f"segments/{digest}")
 
+    def put_calibration(self, folder: Path) -> str:
+        """Keep what a calibration needs; returns its digest."""
+        digest = digest_of(folder_sha256(folder))
+        self.storage.put_folder(folder, f"calibrations/{digest}")
+        return digest
+
+    def calibration(self, digest: str) -> Path:
+        """The folder of one."""
+        return self._folder(f"calibrations/{digest}")
+
     def _folder(self, key: str) -> Path:
         try:
             return self.storage.folder(key)
@@ -309,9 +320,12 @@ class Store:
 
     # --- releases and the pointer --------------------------------------------------------------
 
-    def files_of(self, model: str, segments: Iterable[SegmentRef]) -> dict[str, str]:
+    def files_of(
+        self, model: str, segments: Iterable[SegmentRef], calibration: Mapping[str, Any]
+    ) -> dict[str, str]:
         """SHA-256 of every file of a release, by key."""
         keys = [f"models/{model}", *(f"segments/{segment.digest}" for segment in segments)]
+        keys += [f"calibrations/{calibration['known']}"] if calibration else []
         return {
             f"{key}/{name}": sha
             for key in keys

@@ -66,6 +66,7 @@ def test_a_release_names_every_file_with_its_digest(built: Any) -> None:
     _, release = current(built.store)
     store.verify(release)
     folders = [store.model(release.model), *(store.segment(s.digest) for s in release.segments)]
+    folders.append(store.calibration(release.calibration["known"]))
     files = [p for folder in folders for p in folder.rglob("*") if p.name != "manifest.json"]
     keys = {path.relative_to(store.storage.home).as_posix() for path in files}
     assert release.files.keys() == keys

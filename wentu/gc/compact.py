@@ -62,7 +62,7 @@ def compacted(store: Store, release: Release, allowed: Ids | None = None) -> Rel
         release,
         segments=segments,
         pictures=pictures,
-        files=store.files_of(release.model, segments),
+        files=store.files_of(release.model, segments, release.calibration),
     )
 
 

@@ -26,6 +26,7 @@ profile gives finetune by default, since it counts from its first attempt."""
 KINDS = {
     "models": ("models", "模型"),
     "segments": ("segments", "分段"),
+    "calibrations": ("calibrations", "校准数据"),
     "thumbnails": ("thumbnails", "缩略图"),
     "inventories": ("inventories", "清单"),
     "releases": ("releases", "版本"),
@@ -252,6 +253,9 @@ def _folders(store: Store, kept: Kept, busy: bool) -> dict[str, set[str]]:
     found = {
         "models": {f"models/{each.model}" for each in kept.all},
         "segments": {f"segments/{s.digest}" for each in kept.all for s in each.segments},
+        "calibrations": {
+            f"calibrations/{each.calibration['known']}" for each in kept.all if each.calibration
+        },
     }
     if not busy:  # a training that is taken up again finds its state by what it is given
         # What several machines train from; of a training that has its verdict nothing is needed.
@@ -283,7 +287,7 @@ def _sizes(store: Store, kind: str) -> list[tuple[str, int, float]]:
 
 
 def _remove(store: Store, kind: str, key: str) -> None:
-    if kind in ("models", "segments", "parts", "trainings"):
+    if kind in ("models", "segments", "calibrations", "parts", "trainings"):
         store.storage.remove(key)
     elif kind == "work":
         name = key.partition("/")[2]

@@ -8,7 +8,7 @@ an artifact store. Pictures in it are drawn anew and small, so it carries no EXI
 """
 
 from wentu.report.page import Gallery, Paragraph, Picture, Section, Table, write_html
-from wentu.report.plots import plot_loss, plot_recall, plot_recall_bars
+from wentu.report.plots import plot_calibration, plot_loss, plot_recall, plot_recall_bars
 from wentu.report.sheet import Shot, contact_sheet
 from wentu.report.style import chinese_font
 
@@ -21,6 +21,7 @@ __all__ = [
     "Table",
     "chinese_font",
     "contact_sheet",
+    "plot_calibration",
     "plot_loss",
     "plot_recall",
     "plot_recall_bars",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,30 @@ def plot_recall_bars(results: dict[str, dict[str, float]], path: Path) -> None:
             handlelength=1.0,
             handleheight=1.0,
         )
+    _save(figure, path)
+
+
+def plot_calibration(
+    curve: Sequence[Mapping[str, float]], names: Mapping[str, str], limit: float, path: Path
+) -> None:
+    """Write a PNG of shares (0..1) by limit, and where the limit was set.
+
+    Each row of ``curve`` has ``limit`` and the keys of ``names``, which is key -> label.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(7, 4.1)
+    axes = figure.subplots()
+    _style(
+        axes, pick("What counts as found", "何为“找到”"), pick("limit (deviations)", "阈值(标准差)")
+    )
+    at = [row["limit"] for row in curve]
+    for (key, label), colour in zip(names.items(), (ORANGE, BLUE, QUIET), strict=False):
+        axes.plot(at, [row[key] for row in curve], color=colour, linewidth=1.8, label=label)
+    axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(prop={"family": _family(), "size": 9.5}, frameon=False)
     _save(figure, path)
 
 

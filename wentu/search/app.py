@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import wentu
+from wentu.calibration import THRESHOLD
 from wentu.errors import InputError, WentuError
 from wentu.search import asking, health, session
 from wentu.search import query as asked
@@ -167,13 +168,23 @@ def described(service: Service, engine: Engine) -> s.ReleaseOut:
             s.SegmentOut(digest=each.digest, tombstones=len(each.tombstones))
             for each in release.segments
         ],
-        calibration=None,
+        calibration=calibration_of(engine),
         index=s.IndexOut(kind=engine.index_kind, recall_at_10=release.index.get("recall_at_10")),
         metrics=dict(release.metrics),
         verified=state.verified,
         originals=service.originals(engine).there(),
         problem=state.problem,
     )
+
+
+def calibration_of(engine: Engine) -> s.CalibrationOut | None:
+    """Its figures; None of a release of an earlier version."""
+    found = engine.calibration
+    if found is None:
+        return None
+    names = "basis", "lost", "false_accepts", "queries", "background", "gallery"
+    figures = {name: getattr(found, name) for name in names}
+    return s.CalibrationOut(threshold=THRESHOLD, **figures)
 
 
 # --- errors -----------------------------------------------------------------------------------

@@ -8,15 +8,15 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from wentu import ann, pictures
+from wentu.calibration import LOOKED_AT, THRESHOLD, Calibration, Judged, Known, evidence, from_plain
 from wentu.clip.bundle import Bundle, Features
 from wentu.clip.convert import convert
 from wentu.clip.labels import probabilities, templates_for
@@ -40,17 +40,6 @@ CAPTION_CANDIDATES = 1000
 captions of the nearest of them, so that a query need not embed all captions of a collection."""
 REMEMBERED = 4096
 """Texts whose vectors are kept: 8 MB of 512 numbers each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """How well pictures fit a text."""
-
-    threshold: float
-    """Cosine with the text below which one does not."""
-    fits: npt.NDArray[np.bool_]
-    confidence: npt.NDArray[np.float64]
-    """[N] 0..1"""
 
 
 class TextVectors:
@@ -83,7 +72,8 @@ class Engine:
     """A release opened for searching.
 
     Attributes:
-        bundle: its model. texts: the vectors of texts, by that model.
+        bundle: its model. texts: the vectors of texts, by that model. calibration: what a score
+        means; None in releases of earlier versions.
 
     Args:
         like: another engine, whose model and segments are used where they are the same.
@@ -92,11 +82,13 @@ class Engine:
 
     bundle: Bundle
     texts: TextVectors
+    calibration: Calibration | None
 
     def __init__(
         self, store: Store, release: Release, like: Engine | None = None, connections: int = 1
     ) -> None:
         self.store, self.release = store, release
+        self.calibration = from_plain(release.calibration)
         self._segments: list[Segment] = []
         self._sieves: list[Sieve] = []
         try:
@@ -151,7 +143,7 @@ class Engine:
             )
         for segment in self._segments:
             segment.check(self.release.dimension)
-        _ = self._all_folded  # of a million pictures it takes a second: not in the first query
+        _ = self._all_folded, self._known  # takes a second of a million: not in the first query
         side = self.bundle.processor.resolution
         blank = np.zeros((1, side, side, 3), np.uint8)
         for vector in (self.bundle.encode_text(["图"]), self.bundle.encode_arrays(blank)):
@@ -237,22 +229,22 @@ class Engine:
             drop = np.append(drop, query.id)
         end = query.offset + query.k
         scores, ids = self._ranked(vector, end + 1, passing, Rest(drop=drop, before=before))
-        more, page = len(ids) > end, slice(query.offset, end)
+        more, page, first = len(ids) > end, slice(query.offset, end), ids
         scores, ids = scores[page], ids[page]
-        judged = self._judge(query, scores, ids)
+        judged = self._judge(query, first, ids, later=before is not None)
         hits = self._hits(scores, ids, folded, judged)
         rank = (before.rank if before else 0) + query.offset
         after = end_of(self.release.model, rank + len(ids), scores, ids, before) if more else None
         shown = hits
         if judged and not query.all:
             shown = [hit for hit, fits in zip(hits, judged.fits, strict=True) if fits]
-            if not query.negative and len(shown) < len(hits):  # and nothing that comes fits better
+            if not shown:  # what comes now fits no better
                 after = None
         return Answer(
             hits=shown,
             total=self.pictures if passing is None else sum(int(m.sum()) for m in passing),
             offset=rank,
-            threshold=judged.threshold if judged else None,
+            threshold=THRESHOLD if judged else None,
             withheld=len(hits) - len(shown),
             after=after.text() if after else None,
             text=query.text,
@@ -371,9 +363,43 @@ class Engine:
                 return scores[0][left][:need], ids[0][left][:need]
             depth *= 2
 
-    def _judge(self, query: Query, scores: ann.Vectors, ids: ann.Ids) -> Judged | None:
-        """Which of a page's pictures fit its text; None where that is not known."""
-        return None
+    def _judge(self, query: Query, first: ann.Ids, page: ann.Ids, later: bool) -> Judged | None:
+        """Which of a page's pictures fit the text, whatever is excluded; None where that cannot be
+        told: other queries than texts, and releases without calibration.
+
+        Args:
+            first: the nearest of all pictures. page: those that are asked for. later: an earlier
+            page was answered, so the text was.
+        """
+        known = self._known
+        if known is None or query.picture is not None or query.id is not None:
+            return None
+        assert self.calibration
+        ids = np.concatenate([first[:LOOKED_AT], page])
+        vector = self.texts.of(query.text)[None]
+        fit, familiar = evidence(vector, self._vectors(ids)[None], known.vectors)
+        scores = self.calibration.score(fit, familiar)[0]
+        best = float(scores[: len(ids) - len(page)].max(initial=-np.inf))
+        answered = later or self.calibration.answers(query.text, best, known)
+        return self.calibration.judge(query.text, scores[len(ids) - len(page) :], answered)
+
+    @cached_property
+    def _known(self) -> Known | None:
+        """What pictures are compared by; None where the release is not calibrated."""
+        if self.calibration is None:
+            return None
+        return Known.load(self.store.calibration(self.calibration.known))
+
+    def _vectors(self, ids: ann.Ids) -> ann.Vectors:
+        """[N, D] of pictures that are there."""
+        result = np.empty((len(ids), self.release.dimension), np.float32)
+        for segment, part in zip(self._segments, self._parts, strict=True):
+            rows = segment.rows_of(np.unique(ids))
+            there = {int(segment.ids[row]): int(row) for row in rows}
+            for at, each in enumerate(ids.tolist()):
+                if each in there and each not in part.dead:
+                    result[at] = segment.vectors[there[each]]
+        return result
 
     def captions(self, picture: bytes | Image, k: int = 10) -> list[CaptionHit]:
         """The ``k`` captions that fit a picture (bytes, or decoded) best, best first."""

@@ -140,7 +140,7 @@ class Answer:
     offset: int = 0
     """How many pictures come before these."""
     threshold: float | None = None
-    """Cosine with the text below which a picture is not shown; None: all are."""
+    """The confidence below which a picture is not shown; None: all are."""
     withheld: int = 0
     """Hits of this page that are not shown because they lie below it."""
     after: str | None = None

@@ -125,7 +125,7 @@ class SearchOut(BaseModel):
     """How many come before these."""
     hits: list[HitOut]
     threshold: float | None
-    """Cosine with the text below which pictures are not shown; null: all are."""
+    """The confidence below which pictures are not shown; null: all are."""
     withheld: int
     """Hits of this page that are not shown because they lie below it; ``all`` shows them."""
     after: str | None
@@ -157,18 +157,22 @@ class FoldersOut(BaseModel):
 
 
 class CalibrationOut(BaseModel):
-    """How the threshold was found, for the whole release."""
+    """How well what is not there is told from what is, in this release; shares are 0 to 1."""
 
+    basis: str
+    """captions: measured on held-out captions; background: on texts that no picture shows alone."""
     threshold: float
-    """Deviations above what a text's own background scores."""
+    """The confidence below which pictures are not shown."""
+    lost: float | None
+    """Of the held-out captions, how many are answered with nothing; null without any."""
     false_accepts: float
-    """Share of texts for what is not there that find something all the same."""
-    lost: float
-    """Share of texts for what is there whose picture is not shown."""
+    """Of the background texts, how many are answered."""
+    queries: int
+    """Held-out captions."""
     background: int
-    """Texts that were measured with."""
+    """Background texts."""
     gallery: int
-    """Pictures."""
+    """Pictures that it was measured over."""
 
 
 class IndexOut(BaseModel):

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wentu import notices, tracking
+from wentu import notices, report, tracking
+from wentu.calibration import from_plain
+from wentu.calibration.release import calibrated, sections_about
 from wentu.clip.bundle import Bundle, bundle_digest
 from wentu.errors import QualityError, StaleError
-from wentu.formats import count_rows, read_manifest, write_json
+from wentu.formats import CATALOG, count_rows, read_manifest, write_json
 from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
@@ -46,7 +48,9 @@ def promote(
     use: str = "",
     use_digest: str = "",
 ) -> None:
-    """Put model and segments into the store, write the release, publish it; ``release.json``.
+    """Put model and segments into the store, write the release, publish it.
+
+    Into ``out`` go ``release.json`` and a report.
 
     Args:
         catalog, bundle, index: outputs of pairs, of the winner, of index.
@@ -80,6 +84,8 @@ def promote(
             repair_aliases(vault)
         if found.release != release.id:
             release = vault.release(found.release)
+        report_on(release, out)
+        stage.tracker.artifact(out / "report.html")
         write_json(out / "release.json", {"release": release.id, "pointer": found.number})
         stage.counts |= {"release": release.id, "pictures": release.pictures}
         stage.progress.note(
@@ -137,6 +143,7 @@ def assemble(
     if (index / "segment").is_dir():
         segments.append(SegmentRef(digest=store.put_segment(index / "segment")))
     metrics, split_version = measured(store, model, evaluation, pointer)
+    calibration = calibrated(store, segments, Bundle(bundle), catalog / CATALOG)
     return Release(
         model=model,
         segments=tuple(segments),
@@ -145,9 +152,36 @@ def assemble(
         pictures=count_rows(catalog / "catalog.sqlite", "pictures"),
         metrics=metrics,
         split_version=split_version,
-        files=store.files_of(model, segments),
+        files=store.files_of(model, segments, calibration),
         parameters=parameters,
+        calibration=calibration,
+        index=recall_of_index(store, index, pointer),
     )
+
+
+def recall_of_index(store: Store, index: Path, pointer: int) -> dict[str, Any]:
+    """What index measured, or the run before it where nothing is new."""
+    counts = read_manifest(index, "index").counts
+    if "recall_at_10" in counts:
+        return {"recall_at_10": counts["recall_at_10"]}
+    found = store.pointer(pointer) if pointer else None
+    return dict(store.release(found.release).index) if found else {}
+
+
+def report_on(release: Release, out: Path) -> None:
+    """``report.html``: what the release is, and the whole curve of its calibration."""
+    found = from_plain(release.calibration)
+    facts: list[tuple[str, str | float]] = [
+        (pick("pictures", "图片"), release.pictures),
+        (pick("model", "模型"), release.model),
+        *sorted(release.metrics.items()),
+    ]
+    sections: list[report.Section] = [
+        report.Table(columns=(pick("release", "版本"), release.id), rows=facts)
+    ]
+    if found:
+        sections += sections_about(found, out / "calibration.png")
+    report.write_html(out / "report.html", pick("Release", "版本"), sections)
 
 
 def measured(
