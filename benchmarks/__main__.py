@@ -1,4 +1,5 @@
-"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [storage] [--quick]``: or all."""
+"""``python -m benchmarks [pack] [embed] [query] [topk] [train] [storage] [load]
+[--quick]``: or all."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import embedding, packing, query, storage, topk, train
+from benchmarks import embedding, load, packing, query, storage, topk, train
 from benchmarks.side_by_side import machine
 
 MEASURES: dict[str, Callable[..., None]] = {
@@ -21,6 +22,7 @@ MEASURES: dict[str, Callable[..., None]] = {
     "topk": topk.measure,
     "train": train.measure,
     "storage": storage.measure,
+    "load": load.measure,
 }
 
 

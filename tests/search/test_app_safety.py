@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.search.serving import pictures_of, served, until
-from wentu.commands.serve import command
+from wentu.commands.serve import command, rate_for
 from wentu.errors import InputError
 
 TEXT = {"text": "红色圆形", "k": 3}
@@ -144,6 +144,22 @@ def test_nothing_but_pictures_of_the_collection_can_be_read(client: httpx.Client
                 answer = b"".join(iter(lambda raw=raw: raw.recv(65536), b""))  # type: ignore[misc]
             assert re.match(rb"HTTP/1\.1 4\d\d ", answer), (path, rest, answer[:200])
             assert b"root:" not in answer
+    for path in (
+        *(
+            "/page/../../../../etc/passwd",
+            "/page/..%2f..%2f..%2f..%2fetc/passwd",
+            "/page//etc/passwd",
+        ),
+        *("/page/%2e%2e/guard.py", "/page/..\\guard.py", "/page/%00", "/page/../api/v1/release"),
+        *("//etc/passwd", "/..%2fetc%2fpasswd", "/page/" + "a/" * 3000, "/page/\x01"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+            line = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            raw.sendall(line.encode())
+            answer = b"".join(iter(lambda raw=raw: raw.recv(65536), b""))  # type: ignore[misc]
+        assert re.match(rb"HTTP/1\.1 4\d\d ", answer), (path, answer[:200])
+        assert b"root:" not in answer
+        assert b"Refusal" not in answer
 
 
 def test_every_answer_has_its_headers(client: httpx.Client) -> None:
@@ -198,6 +214,9 @@ def test_behind_a_proxy_that_strips_the_path_or_does_not(built: Any, prefix: str
         (["--host", "example.com"], "", "lets others in"),
         (["--no-token"], "x", "--no-token, and WENTU_TOKEN is set"),
         (["--max-upload", "0"], "", "--max-upload 0: give more than 0 MB"),
+        (["--workers", "0"], "", "--workers 0: give 1 to 64"),
+        (["--rate", "-1"], "", "--rate -1: give queries a second, or 0"),
+        (["--rate", "nan"], "", "--rate nan: give queries a second"),
         (["--port", "99999"], "", "--port 99999: give 0 to 65535"),
     ],
 )
@@ -208,6 +227,27 @@ def test_unsafe_or_impossible_ways_to_serve_are_refused(
     done = CliRunner().invoke(command(), words)
     assert isinstance(done.exception, InputError)
     assert sentence in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "trust_proxy", "limited"),
+    [
+        ("127.0.0.1", None, False, False),
+        ("127.0.0.1", None, True, True),
+        ("127.0.0.1", 5.0, False, True),
+        ("0.0.0.0", None, False, True),
+        ("0.0.0.0", 0.0, False, False),
+    ],
+)
+def test_others_than_this_machine_may_ask_fifty_times_a_second(
+    host: str, given: float | None, trust_proxy: bool, limited: bool
+) -> None:
+    rate = rate_for(host, given, trust_proxy)
+    assert (rate is not None) is limited
+    if rate:
+        burst = int(5 * (given or 50))
+        assert [rate.wait("192.0.2.7") for _ in range(burst)] == [0] * burst
+        assert any(rate.wait("192.0.2.7") for _ in range(10_000))
 
 
 def test_a_port_that_is_taken_is_a_sentence(built: Any) -> None:

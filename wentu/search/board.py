@@ -29,21 +29,23 @@ class Board:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._states = mmap.mmap(-1, workers)
+        self._states = mmap.mmap(-1, workers + 1)
         self._figures = mmap.mmap(-1, workers * ROOM)
         self._before: dict[tuple[str, Labels], Sample] = {}
 
     def set(self, number: int, state: int) -> None:
         """A worker's state; of one that died, the supervisor says that it is AWAY."""
         self._states[number] = state
+        if state == READY:
+            self._states[self.workers] = READY
 
-    def any_ready(self) -> bool:
-        """Is there one that can answer?"""
-        return READY in self._states[:]
+    def ever_ready(self) -> bool:
+        """Was there one that could answer?"""
+        return self._states[self.workers] == READY
 
     def all_ready(self) -> bool:
         """Can whoever takes connections answer?"""
-        return WAITING not in self._states[:]
+        return WAITING not in self._states[: self.workers]
 
     def succeed(self, number: int) -> None:
         """Take the place of a worker that died: what it counted counts on."""

@@ -8,7 +8,6 @@ needs neither name nor token; the page, which holds nothing of the collection, n
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import logging
 import re
@@ -159,7 +158,7 @@ class Guard:
         of another site asks by what the browser has."""
         token, cookie = self.rules.token, False
         if token:
-            if shown(headers, token):
+            if session.shown(headers, token):
                 return  # no page of another site has it
             cookie = session.holds(token, headers.get("cookie", ""), time.time())
             if not cookie:
@@ -169,7 +168,7 @@ class Guard:
                     "需要令牌：请以 Authorization: Bearer TOKEN 发送。",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        own = own_page(headers, self.rules.trust_proxy)
+        own = session.own_page(headers, self.rules.trust_proxy)
         if method not in SAFE and (own is False or (cookie and not own)):
             raise Refusal(
                 403,
@@ -180,42 +179,16 @@ class Guard:
             )
 
 
-def shown(headers: Headers, token: str) -> bool:
-    """Is this the token? Takes as long for a wrong one."""
-    kind, _, given = headers.get("authorization", "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
-    return right and kind.lower() == "bearer"
-
-
-def own_page(headers: Headers, trust_proxy: bool) -> bool | None:
-    """Does the browser say that a page of this service asks? None: it is no browser's request.
-
-    Sec-Fetch-Site (Fetch Metadata, section 2.1) knows it; over plain HTTP browsers send Origin
-    alone (RFC 6454, section 7), which is compared with the name that was called.
-    """
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None:
-        return site in ("same-origin", "none")
-    if origin is None:
-        return None
-    called = [headers.get("host", "")]
-    if trust_proxy:
-        called.append(last(headers, "x-forwarded-host"))
-    return origin.lower().partition("://")[2] in {each.lower() for each in called if each}
-
-
 def believe(scope: dict[str, Any], headers: Headers) -> None:
     """Write into the scope what the proxy says of the client: its last word, not the client's."""
-    address, scheme = last(headers, "x-forwarded-for"), last(headers, "x-forwarded-proto")
+    address, scheme = (
+        session.last(headers, "x-forwarded-for"),
+        session.last(headers, "x-forwarded-proto"),
+    )
     if address:
         scope["client"] = (host_of(address) or address, 0)
     if scheme in ("http", "https"):
         scope["scheme"] = scheme
-
-
-def last(headers: Headers, name: str) -> str:
-    """The last of the values of a header, which may be given several times."""
-    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
 
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")

@@ -60,8 +60,8 @@ class Service:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(anyio.to_thread.run_sync, self.decoders.warm)
                 await self._begin(group)
+                group.start_soon(self._warm)
                 yield
                 group.cancel_scope.cancel()
         finally:
@@ -69,18 +69,26 @@ class Service:
             await anyio.to_thread.run_sync(self.decoders.close)
 
     async def _begin(self, group: TaskGroup) -> None:
-        """Follow the pointer. One of several workers takes connections only when it can answer, if
-        another already does; it says on the board how it goes."""
+        """Follow the pointer. Once one of several workers could answer, the others, and those who
+        take their places, let connections wait until they can; the board says how it stands."""
         if self.board is None:
             self.current.start()
             return
         self.board.succeed(self.worker)
-        wait = self.board.any_ready()
+        wait = self.board.ever_ready()
         self.current.start()
         if wait:
-            await anyio.to_thread.run_sync(self.current.looked.wait)
+            await self._looked()
         self.board.set(self.worker, READY if self.current.state().pointer else WAITING)
         group.start_soon(self._keep_board, self.board)
+
+    async def _looked(self) -> None:
+        while not self.current.looked.is_set():
+            await anyio.sleep(0.05)
+
+    async def _warm(self) -> None:
+        await self._looked()  # who waits for the first answer needs the processor
+        await anyio.to_thread.run_sync(self.decoders.warm)
 
     async def _keep_board(self, board: Board) -> None:
         while True:

@@ -1,5 +1,6 @@
-"""A cookie that stands for the token, so that a browser's pictures can be shown: an <img> sends
-no Authorization.
+"""Who asks: by the token, by a cookie that stands for it, or from a page, and of which site.
+
+The cookie is there because an <img> sends no Authorization.
 
 Unusual here: nothing is kept. The cookie is the time until which it counts and a keyed digest of
 that time, with the token as the key; so every worker knows it, a restart forgets nobody, and
@@ -18,6 +19,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import cookie_parser
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from wentu.search.guard import Rules
 
 DAYS = 30
@@ -79,3 +82,35 @@ def settings(request: Request, rules: Rules) -> dict[str, Any]:
         "httponly": True,
         "samesite": "strict",
     }
+
+
+# --- who asks ---------------------------------------------------------------------------------
+
+
+def shown(headers: Headers, token: str) -> bool:
+    """Is this the token? Takes as long for a wrong one."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+    return right and kind.lower() == "bearer"
+
+
+def own_page(headers: Headers, trust_proxy: bool) -> bool | None:
+    """Does the browser say that a page of this service asks? None: it is no browser's request.
+
+    Sec-Fetch-Site (Fetch Metadata, section 2.1) knows it; over plain HTTP browsers send Origin
+    alone (RFC 6454, section 7), which is compared with the name that was called.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    if origin is None:
+        return None
+    called = [headers.get("host", "")]
+    if trust_proxy:
+        called.append(last(headers, "x-forwarded-host"))
+    return origin.lower().partition("://")[2] in {each.lower() for each in called if each}
+
+
+def last(headers: Headers, name: str) -> str:
+    """The last of the values of a header, which may be given several times."""
+    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
