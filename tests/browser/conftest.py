@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import pytest
 from tests.browser.chromium import chromium, executable
 from tests.conftest import Built, Draw, Row, every_stage, write_captions
 from tests.search.serving import served
+from wentu.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -26,7 +29,8 @@ SHAPES = ((128, 128), (160, 96), (96, 144), (128, 80))
 @pytest.fixture(scope="session")
 def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A release of 150 drawings of several shapes in two folders, ten of them without a caption,
-    and three near-copies of one. Its model has learned next to nothing: that is faster."""
+    and three near-copies of one. Its model has learned next to nothing, which is faster; so the
+    current release says nothing of what a score means: else it would find nothing, rightly."""
     from PIL import Image
 
     root, collection = (tmp_path_factory.mktemp(name) for name in ("gallery", "drawings"))
@@ -50,7 +54,24 @@ def gallery(draw: Draw, tmp_path_factory: pytest.TempPathFactory) -> Built:
     parts = {"train": rows[:16], "valid": rows[16:24], "test": first + rows[24:139]}
     for split, part in parts.items():
         write_captions(collection / f"cn_{split}.json", part)
-    return every_stage(root, collection, str(collection))
+    built = every_stage(root, collection, str(collection))
+    store = Store(built.store)
+    current = store.current()
+    assert current is not None
+    pointer, release = current
+    files = {key: value for key, value in release.files.items() if "calibration" not in key}
+    plain = store.write_release(replace(release, calibration={}, files=files))
+    store.publish(plain, after=pointer.number, reason="refresh")
+    return built
+
+
+@pytest.fixture
+def calibrated(gallery: Built, tmp_path: Path) -> str:
+    """The store with the release before, which knows what a score means."""
+    place = tmp_path / "calibrated"
+    shutil.copytree(gallery.store, place, ignore=shutil.ignore_patterns("work"))
+    max((place / "pointer").iterdir()).unlink()
+    return str(place)
 
 
 @pytest.fixture(scope="module")

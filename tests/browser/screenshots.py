@@ -38,7 +38,7 @@ def found(page: Page, text: str) -> None:
 
 
 def results(page: Page, _: Path) -> None:
-    found(page, "灰色背景，右边有一个小的红色心形")
+    found(page, "灰色背景，下边有一个小的红色十字")
     page.evaluate("document.activeElement.blur()")
     page.hover(".tile:nth-child(2)")
 
@@ -50,8 +50,9 @@ def large(page: Page, _: Path) -> None:
 
 
 def phone(page: Page, _: Path) -> None:
-    found(page, "左边的绿色三角形，大号，黑色底")
-    page.evaluate("document.activeElement.blur()")
+    """As one meets it first: nothing typed yet."""
+    expect(page.locator("#intro")).to_be_visible()
+    expect(page.locator("#release")).to_be_visible()
 
 
 def nothing(page: Page, _: Path) -> None:
@@ -68,7 +69,7 @@ def nothing(page: Page, _: Path) -> None:
 
 
 def filters(page: Page, _: Path) -> None:
-    found(page, "一个大黄色圆形，位于灰色画面的右边 -棕色")
+    found(page, "一个小青色圆形，位于灰色画面的上边 -黑色")
     page.click("#refine")
     expect(page.locator("[name=folder] option")).not_to_have_count(1)
     page.select_option("[name=folder]", index=1)

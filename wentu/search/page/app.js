@@ -202,7 +202,7 @@ function describe() {
 
 /** Other filters, chosen elsewhere than in the form. */
 function narrow(held) {
-  choose({ filters: held });
+  choose({ filters: held, all: query.all });
   if (!by("filters").hidden) drawFilters();
 }
 
@@ -212,7 +212,7 @@ let drawn = ""; // for which parts of a query the form has sliders
 
 function drawFilters(parts = JSON.parse(drawn)) {
   filters.draw(query, parts, {
-    filter: (name, value) => choose({ filters: { ...query.filters, [name]: value } }),
+    filter: (name, value) => choose({ filters: { ...query.filters, [name]: value }, all: query.all }),
     weight: (name, value) => go({ weights: { ...query.weights, [name]: value } }, { replace: true }),
   });
 }

@@ -49,7 +49,9 @@ export function rowsOf(ratios, width, height, gap, ended) {
     const room = width - gap * (index - first);
     if (sum * height >= room) close(index + 1, room / sum);
   });
-  if (ended && first < ratios.length) close(ratios.length, height);
+  if (ended && first < ratios.length) {
+    close(ratios.length, Math.min(height, rows.at(-1)?.height ?? height)); // in line with the others
+  }
   return rows;
 }
 

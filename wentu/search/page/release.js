@@ -39,7 +39,7 @@ export class About {
       ["made", when],
       ["releaseId", release.release],
       ["model", release.model.slice(0, 12)],
-      ["recall", recall(release.metrics)],
+      ["recall", typeof release.metrics.mean_recall === "number" && share(release.metrics.mean_recall)],
       ["calibration", threshold(release.calibration)],
       ["verified", t(`verified_${release.verified}`)],
       ["problem", release.problem],
@@ -51,9 +51,7 @@ export class About {
   }
 }
 
-const recall = (metrics) => {
-  const mean = metrics?.mean_recall;
-  return typeof mean === "number" ? `${(100 * mean).toFixed(1)} %` : "";
-};
+const share = (value) => (typeof value === "number" ? `${(100 * value).toFixed(1)} %` : "–");
 
-const threshold = (calibration) => (calibration ? calibration.threshold.toFixed(3) : "");
+const threshold = (found) => (found
+  ? t("calibrated", { lost: share(found.lost), accepted: share(found.false_accepts) }) : "");

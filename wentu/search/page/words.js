@@ -139,7 +139,8 @@ const WORDS = {
   verified_true: ["all files are whole", "所有文件完整"],
   verified_false: ["under way", "进行中"],
   problem: ["Note", "注意"],
-  calibration: ["Threshold", "阈值"],
+  calibration: ["Nothing fits", "判断无匹配"],
+  calibrated: ["wrongly said {lost}, wrongly not said {accepted}", "误拒 {lost}，误受 {accepted}"],
 };
 
 let chosen = "en";
