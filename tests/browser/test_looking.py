@@ -126,7 +126,7 @@ def test_the_keyboard_alone(browser: Browser, base: str) -> None:
         expect(page.locator("#viewer")).to_be_hidden()
         assert focused(page) == "1"
         page.keyboard.press("Shift+Tab")
-        assert page.evaluate("document.activeElement.id") == "refine"
+        assert page.evaluate("document.activeElement.id") == "release"
 
 
 def test_the_first_stop_leads_past_everything(browser: Browser, base: str) -> None:

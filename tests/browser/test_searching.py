@@ -279,20 +279,22 @@ def test_filters_that_let_nothing_through(browser: Browser, base: str) -> None:
 
 
 def test_what_does_not_fit_is_shown_on_a_click(browser: Browser, calibrated: str) -> None:
-    with served(calibrated) as client:
-        with visit(browser, str(client.base_url).rstrip("/"), locale="zh-CN") as page:
-            page.fill("#text", "red circle")
-            expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
-            expect(page.locator(".tile")).to_have_count(0)
-            page.click("text=仍然显示最接近的图片")
-            expect(page.locator(FIRST)).to_be_visible()
-            expect(page.locator("#notice")).to_be_hidden()
-            page.click(f"{FIRST} a")
-            expect(page.locator("#viewer meter")).to_be_visible()
-            expect(page.locator("#viewer .sure")).to_contain_text("%")
-            page.keyboard.press("Escape")
-            page.fill("#text", "red circles")
-            expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
+    with (
+        served(calibrated) as client,
+        visit(browser, str(client.base_url).rstrip("/"), locale="zh-CN") as page,
+    ):
+        page.fill("#text", "red circle")
+        expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
+        expect(page.locator(".tile")).to_have_count(0)
+        page.click("text=仍然显示最接近的图片")
+        expect(page.locator(FIRST)).to_be_visible()
+        expect(page.locator("#notice")).to_be_hidden()
+        page.click(f"{FIRST} a")
+        expect(page.locator("#viewer meter")).to_be_visible()
+        expect(page.locator("#viewer .sure")).to_contain_text("%")
+        page.keyboard.press("Escape")
+        page.fill("#text", "red circles")
+        expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
 
 
 def test_copies_are_folded_and_can_be_seen(browser: Browser, base: str, some_picture: Path) -> None:
