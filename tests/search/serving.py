@@ -24,7 +24,9 @@ POLL = 0.05
 
 
 @contextmanager
-def served(store: str, *, ready: bool = True, **given: Any) -> Iterator[httpx.Client]:
+def served(
+    store: str, *, ready: bool = True, port: int = 0, **given: Any
+) -> Iterator[httpx.Client]:
     """A client of a service of ``store``; ``given`` are fields of Rules, Limits and Service."""
     rules = {name: given.pop(name) for name in Rules.__dataclass_fields__ if name in given}
     limits = {name: given.pop(name) for name in Limits.__dataclass_fields__ if name in given}
@@ -42,7 +44,7 @@ def served(store: str, *, ready: bool = True, **given: Any) -> Iterator[httpx.Cl
         server_header=False,
         ws="none",
     )
-    server, listening = uvicorn.Server(config), bound("127.0.0.1", 0)
+    server, listening = uvicorn.Server(config), bound("127.0.0.1", port)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     port = listening.getsockname()[1]

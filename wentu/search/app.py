@@ -22,6 +22,7 @@ from wentu.search.engine import Engine
 from wentu.search.guard import Guard, Refusal, log
 from wentu.search.originals import media_type, without_place
 from wentu.search.service import Service
+from wentu.search.static import add_page
 from wentu.search.uploads import form, invalid, read_upload
 
 CACHED = {"Cache-Control": "private, max-age=3600"}
@@ -45,6 +46,7 @@ def create_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
+    add_page(app)
     app.add_middleware(Guard, rules=service.rules, metrics=service.metrics)
     app.include_router(asking.router)
     app.include_router(api)

@@ -208,6 +208,13 @@ def similar(service: Here, picture: str, given: Flat) -> s.SearchOut:
     return found(service, replace(given, id=identity(picture)))
 
 
+@router.get("/browse")
+def browse(service: Here, given: Flat) -> s.SearchOut:
+    """All pictures that pass the filters, as good as shuffled: something to begin with."""
+    with service.current.engine() as engine:
+        return page(engine.release.id, engine.release.model, engine.browse(given))
+
+
 @router.get("/folders")
 def folders(service: Here) -> s.FoldersOut:
     """The collection's folders of the first two levels, with how many pictures lie below each."""

@@ -251,6 +251,25 @@ class Engine:
             negative=query.negative,
         )
 
+    def browse(self, query: Query) -> Answer:
+        """A page of all pictures that pass the filters, by id: as good as shuffled, for ids are
+        made of digests. Scores are 0, since nothing was asked; ``query.after`` is an id."""
+        passing, after = self._passing(query.filters), query.after or "0"
+        if not after.isdigit():
+            raise InputError(
+                f"after {after[:40]}: give what the page before was answered with.",
+                f"after {after[:40]}：请给出上一页返回的值。",
+            )
+        masks = passing or self._alive
+        rows = [part.ids[mask] for part, mask in zip(self._parts, masks, strict=True)]
+        ids = np.concatenate([np.empty(0, np.int64), *rows])
+        folded, total = self._fold(passing, None) if query.fold else None, len(ids)
+        left = np.setdiff1d(ids[ids > int(after)], folded.hidden if folded else [])
+        page = left[: query.k].astype(np.int64)
+        hits = self._hits(np.zeros(len(page), np.float32), page, folded, None)
+        last = str(page[-1]) if len(left) > query.k else None
+        return Answer(hits=hits, total=total, after=last)
+
     def understood(self, query: Query) -> Query:
         """A query whose text is taken apart, and in the characters that the model knows."""
         if query.raw:

@@ -1,0 +1,308 @@
+"""What one does: type, also with an input method; bring a picture; leave out; narrow."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import Asked, visit
+from tests.search.serving import served
+
+FIRST = ".tile:first-child"
+
+
+def longer(page: Page) -> None:
+    """Let the page's own clock go on for longer than typing has to pause."""
+    page.evaluate("new Promise(done => setTimeout(done, 500))")
+
+
+def settled(page: Page) -> None:
+    """Wait until nothing is under way any more."""
+    longer(page)
+    expect(page.locator("body.searching")).to_have_count(0)
+
+
+def names(page: Page) -> list[str]:
+    """What is seen first: the captions or the names of the first pictures."""
+    return page.eval_on_selector_all(".tile img", "all => all.slice(0, 12).map(each => each.alt)")
+
+
+def test_what_is_typed_is_searched_when_typing_pauses(browser: Browser, base: str) -> None:
+    with visit(browser, base) as page:
+        expect(page.locator("#intro")).to_be_visible()
+        asked = Asked(page)
+        page.locator("#text").press_sequentially("red circle", delay=20)
+        settled(page)
+        assert [body["text"] for body in asked.bodies] == ["red circle"]
+        expect(page.locator("#intro")).to_be_hidden()
+        expect(page.locator(FIRST)).to_be_visible()
+        assert "q=red+circle" in page.url
+
+
+def test_nothing_is_asked_while_an_input_method_composes(browser: Browser, base: str) -> None:
+    with visit(browser, base, locale="zh-CN") as page:
+        page.focus("#text")
+        asked, method = Asked(page), page.context.new_cdp_session(page)
+        for text in ("h", "ho", "hon", "hong", "hong'se", "红色"):
+            at = {"selectionStart": len(text), "selectionEnd": len(text)}
+            method.send("Input.imeSetComposition", {"text": text, **at})
+            longer(page)
+        assert page.input_value("#text") == "红色"
+        assert asked.bodies == []
+        method.send("Input.insertText", {"text": "红色"})
+        settled(page)
+        assert [body["text"] for body in asked.bodies] == ["红色"]
+
+
+def test_enter_that_ends_a_composition_does_not_search(browser: Browser, base: str) -> None:
+    with visit(browser, base) as page:
+        page.focus("#text")
+        asked, method = Asked(page), page.context.new_cdp_session(page)
+        at = {"selectionStart": 3, "selectionEnd": 3}
+        method.send("Input.imeSetComposition", {"text": "mao", **at})
+        page.evaluate("document.getElementById('ask').requestSubmit()")
+        assert asked.bodies == []
+        method.send("Input.insertText", {"text": "猫"})
+        settled(page)
+        assert [body["text"] for body in asked.bodies] == ["猫"]
+
+
+def test_an_older_answer_does_not_come_late(browser: Browser, base: str) -> None:
+    """The first request is held back until the second is answered: it was given up."""
+    with visit(browser, base) as page:
+        given_up: list[str] = []
+        page.on("requestfailed", lambda request: given_up.append(request.failure or ""))
+
+        def slow(route: Any) -> None:
+            if json.loads(route.request.post_data)["text"] == "first":
+                return  # never answered
+            route.continue_()
+
+        page.route("**/api/v1/search", slow)
+        page.fill("#text", "first")
+        longer(page)
+        page.fill("#text", "second")
+        expect(page.locator("#count")).to_contain_text("Best of")
+        assert given_up == ["net::ERR_ABORTED"]
+        page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_picture_that_is_chosen(browser: Browser, base: str, some_picture: Path) -> None:
+    with visit(browser, base) as page:
+        settled(page)
+        asked = Asked(page)
+        page.set_input_files("#file", some_picture)
+        expect(page.locator("#sample")).to_be_visible()
+        settled(page)
+        assert asked[0]["picture"] == some_picture.read_bytes()  # small enough: as it is
+        page.click(f"{FIRST} a")
+        expect(page.locator("#viewer-name")).to_have_text("0000.png")
+
+
+def test_a_picture_and_words(browser: Browser, base: str, some_picture: Path) -> None:
+    with visit(browser, base) as page:
+        page.set_input_files("#file", some_picture)
+        settled(page)
+        asked = Asked(page)
+        page.fill("#text", "蓝色")
+        settled(page)
+        assert asked[0]["text"] == "蓝色"
+        page.click("#refine")
+        page.locator("[name=weight_picture]").fill("0.2")
+        settled(page)
+        assert asked[-1]["picture_weight"] == "0.2"
+        page.locator("#sample").hover()
+        page.click("#sample-remove")
+        settled(page)
+        assert asked[-1]["text"] == "蓝色"
+        expect(page.locator("#sample")).to_be_hidden()
+
+
+def test_a_large_photo_is_made_small_before_it_is_sent(
+    browser: Browser, base: str, tmp_path: Path
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (1800, 2400, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x010E] = "taken at home"
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(noise).save(photo, quality=90, exif=exif)
+    assert b"taken at home" in photo.read_bytes()
+    with visit(browser, base) as page:
+        asked = Asked(page)
+        page.set_input_files("#file", photo)
+        expect(page.locator("#sample")).to_be_visible()
+        settled(page)
+        assert len(asked[0]["picture"]) < photo.stat().st_size / 1.5
+        assert b"taken at home" not in asked[0]["picture"]
+
+
+TRANSFER = """([name, type, data]) => {
+    const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type}));
+    return transfer;
+}"""
+
+
+def transfer_of(page: Page, path: Path, kind: str = "image/png") -> Any:
+    """A file as a drag or a clipboard carries it."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return page.evaluate_handle(TRANSFER, [path.name, kind, data])
+
+
+def test_a_picture_that_is_dropped(browser: Browser, base: str, some_picture: Path) -> None:
+    with visit(browser, base) as page:
+        given = {"dataTransfer": transfer_of(page, some_picture)}
+        page.dispatch_event("#main", "dragenter", given)
+        expect(page.locator("#drop")).to_be_visible()
+        page.dispatch_event("#main", "dragover", given)
+        page.dispatch_event("#main", "drop", given)
+        expect(page.locator("#drop")).to_be_hidden()
+        expect(page.locator("#sample")).to_be_visible()
+        settled(page)
+        page.click(f"{FIRST} a")
+        expect(page.locator("#viewer-name")).to_have_text("0000.png")
+
+
+def test_a_drop_that_is_no_picture_is_refused_in_words(
+    browser: Browser, base: str, tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("words", encoding="utf-8")
+    with visit(browser, base) as page:
+        page.dispatch_event(
+            "#main", "drop", {"dataTransfer": transfer_of(page, text, "text/plain")}
+        )
+        expect(page.locator("#notice h2")).to_have_text("This is no picture")
+
+
+def test_a_picture_that_is_pasted(browser: Browser, base: str, some_picture: Path) -> None:
+    with visit(browser, base) as page:
+        carried = transfer_of(page, some_picture)
+        page.evaluate(
+            """carried => document.getElementById("text").dispatchEvent(
+                new ClipboardEvent("paste", {clipboardData: carried, bubbles: true}))""",
+            carried,
+        )
+        expect(page.locator("#sample")).to_be_visible()
+        settled(page)
+        page.click(f"{FIRST} a")
+        expect(page.locator("#viewer-name")).to_have_text("0000.png")
+
+
+def test_more_like_this_and_words_on_top(browser: Browser, base: str) -> None:
+    with visit(browser, base) as page:
+        page.wait_for_selector(FIRST)
+        asked = Asked(page)
+        page.hover(FIRST)
+        wanted = page.get_attribute(f"{FIRST} a", "href") or ""
+        page.click(f"{FIRST} .like")
+        settled(page)
+        number = wanted.rpartition("=")[2]
+        assert asked[0]["id"] == number
+        expect(page.locator("#sample img")).to_have_attribute(
+            "src", f"api/v1/pictures/{number}/thumbnail"
+        )
+        page.fill("#text", "红色")
+        settled(page)
+        assert (asked[-1]["id"], asked[-1]["text"]) == (number, "红色")
+        page.locator("#sample").hover()
+        page.click("#sample-remove")
+        settled(page)
+        assert "id" not in asked[-1]
+
+
+def test_what_is_left_out_is_said(browser: Browser, base: str) -> None:
+    with visit(browser, base) as page:
+        page.fill("#text", "圆形 -红色")
+        expect(page.locator("#chips")).to_have_text("without 红色")
+        settled(page)
+        before = names(page)
+        page.click("#refine")
+        asked = Asked(page)
+        page.locator("[name=weight_negative]").fill("2")
+        settled(page)
+        assert asked[-1]["weights"]["negative"] == 2
+        assert names(page) != before
+        page.fill("#text", "T-shirt")
+        settled(page)
+        expect(page.locator("#chips")).to_be_hidden()
+
+
+def test_filters_narrow_and_their_chips_widen(browser: Browser, base: str) -> None:
+    with visit(browser, base) as page:
+        page.fill("#text", "圆形")
+        settled(page)
+        page.click("#refine")
+        expect(page.locator("[name=folder] option")).to_have_count(4)
+        asked = Asked(page)
+        page.select_option("[name=folder]", "winter/day")
+        settled(page)
+        page.fill("[name=name]", "001")
+        settled(page)
+        assert asked[-1]["filters"] == {"folder": "winter/day", "name": "001"}
+        expect(page.locator(".tile")).to_have_count(6)  # 0001, and the odd ones from 0011 on
+        expect(page.locator("#count")).to_have_text("6 pictures")
+        expect(page.locator("#say")).to_have_text("6 pictures found")
+        page.click("#chips button >> nth=0")
+        settled(page)
+        assert asked[-1]["filters"] == {"name": "001"}
+        assert page.input_value("[name=folder]") == ""
+        page.select_option("[name=captioned]", "false")
+        page.fill("[name=min_side]", "80")
+        settled(page)
+        held = {"name": "001", "captioned": False, "min_side": 80}
+        assert asked[-1]["filters"] == held
+        page.click("text=Remove all filters")
+        settled(page)
+        assert "filters" not in asked[-1]
+
+
+def test_without_words_the_filters_browse(browser: Browser, base: str) -> None:
+    with visit(browser, base, "/#folder=winter") as page:
+        expect(page.locator("#count")).to_have_text("75 pictures")
+        expect(page.locator("#intro")).to_be_hidden()
+        expect(page.locator("#chips")).to_have_text("in winter")
+
+
+def test_filters_that_let_nothing_through(browser: Browser, base: str) -> None:
+    with visit(browser, base, "/#q=x&name=nosuchname") as page:
+        expect(page.locator("#notice h2")).to_have_text("Nothing fits")
+        expect(page.locator("#say")).to_have_text("Nothing fits")
+
+
+def test_what_does_not_fit_is_shown_on_a_click(browser: Browser, calibrated: str) -> None:
+    with (
+        served(calibrated) as client,
+        visit(browser, str(client.base_url).rstrip("/"), locale="zh-CN") as page,
+    ):
+        page.fill("#text", "red circle")
+        expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
+        expect(page.locator(".tile")).to_have_count(0)
+        page.click("text=仍然显示最接近的图片")
+        expect(page.locator(FIRST)).to_be_visible()
+        expect(page.locator("#notice")).to_be_hidden()
+        page.click(f"{FIRST} a")
+        expect(page.locator("#viewer meter")).to_be_visible()
+        expect(page.locator("#viewer .sure")).to_contain_text("%")
+        page.keyboard.press("Escape")
+        page.fill("#text", "red circles")
+        expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
+
+
+def test_copies_are_folded_and_can_be_seen(browser: Browser, base: str, some_picture: Path) -> None:
+    with visit(browser, base) as page:
+        page.set_input_files("#file", some_picture)
+        settled(page)
+        expect(page.locator(f"{FIRST} .folded")).to_have_text("+3")
+        page.click(f"{FIRST} .folded")
+        expect(page.locator(".strip h3")).to_have_text("3 nearly the same")
+        page.click(".strip button >> nth=0")
+        expect(page.locator("#viewer-name")).to_contain_text("copy-")
