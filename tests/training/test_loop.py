@@ -368,9 +368,13 @@ def test_the_best_epoch_is_the_one_that_is_kept(built: Any, tmp_path: Path) -> N
 
 
 def test_without_a_valid_split_the_last_epoch_is_kept(built: Any, tmp_path: Path) -> None:
-    trainer, at = train(built, tmp_path, valid=False)
+    trainer, at = train(built, tmp_path, heard := Heard(), valid=False)
     assert at.best_epoch == 2
     assert same(best(tmp_path, at), dict(trainer.learner.model.state_dict()))
+    (said,) = [text for text in heard.said if "no valid split" in text]
+    assert "give captions of a valid split or raise --valid-fraction" in said
+    train(built, tmp_path / "with", heard := Heard())
+    assert not [text for text in heard.said if "no valid split" in text]
 
 
 @pytest.mark.parametrize(("scratch", "epoch"), [(True, 2), (False, 0)])
@@ -530,8 +534,12 @@ def test_mistake_09_a_run_that_is_all_warm_up_ends_at_the_peak(
 def test_mistake_10_a_batch_larger_than_the_split_trains_and_is_saved(
     built: Any, tmp_path: Path
 ) -> None:
-    trainer, at = train(built, tmp_path, batch_size=1000, warmup=0.0)
+    trainer, at = train(built, tmp_path, heard := Heard(), batch_size=1000, warmup=0.0)
     assert (at.epoch, at.step) == (2, 2)
+    assert (
+        "--batch-size 1000: there are only 28 pairs, so that each epoch is one step; a smaller "
+        "batch takes more steps"
+    ) in heard.said
     start = build(SMALL).state_dict()
     state = trainer.learner.model.state_dict()
     moved = [name for name in state if not torch.equal(state[name].cpu(), start[name])]
