@@ -89,14 +89,14 @@ def prepare(out: Path, name: str, pictures: str, captions: list[str]) -> Path:
     return lmdb
 
 
-def make_start(lmdb: Path, folder: Path, config: Config, progress: Reporter) -> str:
+def make_start(lmdb: Path, folder: Path, model: str, config: Config, progress: Reporter) -> str:
     """Weights that both arms start from, in neither arm's way; returns their file's name."""
     path = folder / "start.pt"
     if not path.exists():
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         config = replace(config, batch_size=BATCH_SIZE, positives="ignore", sampler="random")
-        job = Job(lmdb=lmdb, model=MODEL, work=work, config=config)
+        job = Job(lmdb=lmdb, model=model, work=work, config=config)
         job.train(progress, Tracker())
         start, best = job.start(), saving.read_pt(work / saving.position(work).best)
         checkpoint.save(path, best, start, epoch=0, step=0, info=start.info)
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--pictures", default="", help="folder of the pictures")
     parser.add_argument("--captions", action="append", default=[], help="file; may be repeated")
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 6))
+    parser.add_argument("--model", default=MODEL, help="what is trained; scratch:FILE: its kind")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--epochs", type=int, help="default: the data set's")
     parser.add_argument("--lr", type=float, default=0.0, help="default: what finetune would take")
@@ -219,18 +220,19 @@ def main() -> None:
     parser.add_argument("--start-epochs", type=int, default=0, help="of the common start")
     given = parser.parse_args()
     lmdb = prepare(given.out, given.name, given.pictures, given.captions)
-    progress, model = open_reporter("losses"), MODEL
+    progress, model = open_reporter("losses"), given.model
+    out = given.out if model == MODEL else given.out / Path(model).stem
     both: dict[str, Any] = {
         "batch_size": given.batch_size,
         "epochs": given.epochs or EPOCHS[given.name],
         "learning_rate": given.lr,
         "patch_dropout": given.patch_dropout,
     }
-    out = given.out / "-".join(str(value) for value in both.values())
+    out /= "-".join(str(value) for value in both.values())
     if given.start_epochs:
         first = Config(epochs=given.start_epochs, patch_dropout=given.patch_dropout)
         start = f"start-{given.start_epochs}-{given.patch_dropout}"
-        model = make_start(lmdb, given.out / start, first, progress)
+        model = make_start(lmdb, out.with_name(start), model, first, progress)
         out = out.with_name(f"{out.name}-{start}")
     results = run(lmdb, out, model, both, given.seeds, progress)
     print(write_report(out, lmdb, given.name, f"{both}, from {Path(model).name}", results))
