@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,6 @@ def test_only_the_best_weights_are_kept(built: Any, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_ends(built: Any, tmp_path: Path) -> None:
-    import os
     import signal
 
     class Terminate(Heard):
@@ -173,6 +173,21 @@ def test_a_full_disk_is_said_and_loses_nothing(
     _, at = train(built, tmp_path / "a")
     _, whole = train(built, tmp_path / "b")
     assert same(best(tmp_path / "a", at), best(tmp_path / "b", whole))
+
+
+def test_what_was_saved_outlives_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """The file that is written first leads to /dev/full, which refuses every byte."""
+    path = tmp_path / "state.pt"
+    saving.save(path, {"step": torch.ones(1000)})
+    before = path.read_bytes()
+    name = f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(
+        WentuError, match=r"state\.pt could not be written: the disk is full\. Make"
+    ):
+        saving.save(path, {"step": torch.zeros(10**6)})
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["state.pt"]
 
 
 @pytest.mark.parametrize(("seconds", "step"), [(0.0, 3), (1e9, 0), (math.inf, 0)])
