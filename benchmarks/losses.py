@@ -3,9 +3,13 @@
     python -m benchmarks.losses demo OUT
     python -m benchmarks.losses flickr8k-cn OUT --pictures DIR --captions FILE --captions FILE
 
-Each arm trains the same model from the same random weights on the same split with five seeds;
-nothing but ``positives`` and ``sampler`` differs. What an arm and a seed gave is kept in OUT, so
-the same command goes on where it was stopped. It ends with ``report.html`` and ``summary.json``.
+Each arm trains the same model from the same weights on the same split with five seeds; nothing but
+``positives`` and ``sampler`` differs. The weights are random, others for each seed; or, with
+``--start-epochs``, those of one short training in small batches in which what belongs together off
+the diagonal was left out, which is neither arm's way: for batches so large that random weights
+would learn nothing in the time there is. What an arm and a seed gave is kept in OUT, apart
+for each batch size, number of epochs and learning rate, so the same command goes on where it was
+stopped. It ends with ``report.html`` and ``summary.json`` there.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from wentu import report, retrieval, verdict
+from wentu.clip import checkpoint
 from wentu.clip.encoder import TorchEncoder
 from wentu.formats import PairsLmdb, read_json, write_json
 from wentu.progress import Reporter, open_reporter
@@ -35,7 +40,7 @@ ARMS: dict[str, dict[str, str]] = {
     "reference": {"positives": "diagonal", "sampler": "random"},
     "default": {},
 }
-USUAL: dict[str, Any] = {"batch_size": 64, "learning_rate": 1e-3}
+MODEL, BATCH_SIZE = "scratch:tiny", 64
 EPOCHS = {"demo": 15, "flickr8k-cn": 5}
 """The demo's preset; and a pass more than the first in which the tiny model finds anything."""
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -68,7 +73,7 @@ def prepare(out: Path, name: str, pictures: str, captions: list[str]) -> Path:
     answer = inventory.inventory(
         **where,
         out=out / "inventory",
-        model="scratch:tiny",
+        model=MODEL,
         config=inventory.Config(),
     )
     pairs.pairs(
@@ -84,13 +89,29 @@ def prepare(out: Path, name: str, pictures: str, captions: list[str]) -> Path:
     return lmdb
 
 
-def train(lmdb: Path, folder: Path, config: Config, progress: Reporter) -> dict[str, Any]:
+def make_start(lmdb: Path, folder: Path, model: str, config: Config, progress: Reporter) -> str:
+    """Weights that both arms start from, in neither arm's way; returns their file's name."""
+    path = folder / "start.pt"
+    if not path.exists():
+        work = folder / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        config = replace(config, batch_size=BATCH_SIZE, positives="ignore", sampler="random")
+        job = Job(lmdb=lmdb, model=model, work=work, config=config)
+        job.train(progress, Tracker())
+        start, best = job.start(), saving.read_pt(work / saving.position(work).best)
+        checkpoint.save(path, best, start, epoch=0, step=0, info=start.info)
+    return str(path)
+
+
+def train(
+    lmdb: Path, folder: Path, model: str, config: Config, progress: Reporter
+) -> dict[str, Any]:
     """One arm with one seed: its figures on test, and each query's hits; kept in ``folder``."""
     kept = folder / "result.json"
     if not kept.exists():
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
-        job = Job(lmdb=lmdb, model="scratch:tiny", work=work, config=config)
+        job = Job(lmdb=lmdb, model=model, work=work, config=config)
         job.train(progress, Tracker())
         at = saving.position(work)
         best = replace(job.start(), state=saving.read_pt(work / at.best))
@@ -128,7 +149,27 @@ def compare(lmdb: Path, left: list[dict[str, Any]], right: list[dict[str, Any]])
     return Difference(by_seed=by_seed, seeds=(mean - half, mean + half), queries=interval)
 
 
-def write_report(out: Path, lmdb: Path, name: str, results: dict[str, list[dict[str, Any]]]) -> str:
+def run(
+    lmdb: Path, out: Path, model: str, usual: dict[str, Any], seeds: int, progress: Reporter
+) -> dict[str, list[dict[str, Any]]]:
+    """What each arm gave with each seed; both arms of a seed before the next seed.
+
+    Args:
+        usual: options of finetune that both arms share.
+    """
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for seed in range(seeds):
+        for arm, changed in ARMS.items():
+            config = Config(**usual, seed=seed, **changed)
+            result = train(lmdb, out / f"{arm}-{seed}", model, config, progress)
+            results[arm].append(result)
+            print(json.dumps({"arm": arm, "seed": seed} | result["metrics"]), flush=True)
+    return results
+
+
+def write_report(
+    out: Path, lmdb: Path, name: str, usual: str, results: dict[str, list[dict[str, Any]]]
+) -> str:
     """``report.html`` and ``summary.json``; returns the verdict's sentence."""
     first, second = results
     found = compare(lmdb, results[first], results[second])
@@ -153,7 +194,7 @@ def write_report(out: Path, lmdb: Path, name: str, results: dict[str, list[dict[
         "Loss and sampler",
         [
             report.Paragraph(text=sentence),
-            report.Paragraph(text=settings + f"\nboth: {USUAL}, {EPOCHS[name]} epochs"),
+            report.Paragraph(text=f"{settings}\nboth: {usual}"),
             table,
         ],
     )
@@ -171,17 +212,30 @@ def main() -> None:
     parser.add_argument("--pictures", default="", help="folder of the pictures")
     parser.add_argument("--captions", action="append", default=[], help="file; may be repeated")
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 6))
+    parser.add_argument("--model", default=MODEL, help="what is trained; scratch:FILE: its kind")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--epochs", type=int, help="default: the data set's")
+    parser.add_argument("--lr", type=float, default=0.0, help="default: what finetune would take")
+    parser.add_argument("--patch-dropout", type=float, default=0.0)
+    parser.add_argument("--start-epochs", type=int, default=0, help="of the common start")
     given = parser.parse_args()
     lmdb = prepare(given.out, given.name, given.pictures, given.captions)
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    progress = open_reporter("losses")
-    for seed in range(given.seeds):
-        for arm, changed in ARMS.items():
-            config = Config(**USUAL, epochs=EPOCHS[given.name], seed=seed, **changed)
-            result = train(lmdb, given.out / f"{arm}-{seed}", config, progress)
-            results[arm].append(result)
-            print(json.dumps({"arm": arm, "seed": seed} | result["metrics"]), flush=True)
-    print(write_report(given.out, lmdb, given.name, results))
+    progress, model = open_reporter("losses"), given.model
+    out = given.out if model == MODEL else given.out / Path(model).stem
+    both: dict[str, Any] = {
+        "batch_size": given.batch_size,
+        "epochs": given.epochs or EPOCHS[given.name],
+        "learning_rate": given.lr,
+        "patch_dropout": given.patch_dropout,
+    }
+    out /= "-".join(str(value) for value in both.values())
+    if given.start_epochs:
+        first = Config(epochs=given.start_epochs, patch_dropout=given.patch_dropout)
+        start = f"start-{given.start_epochs}-{given.patch_dropout}"
+        model = make_start(lmdb, out.with_name(start), model, first, progress)
+        out = out.with_name(f"{out.name}-{start}")
+    results = run(lmdb, out, model, both, given.seeds, progress)
+    print(write_report(out, lmdb, given.name, f"{both}, from {Path(model).name}", results))
 
 
 if __name__ == "__main__":

@@ -367,6 +367,16 @@ def test_plan_changes_nothing_and_says_what_a_run_would_do(built: Any, tmp_path:
         assert not (tmp_path / "store" / name).exists()
 
 
+def test_a_full_disk_is_one_sentence() -> None:
+    """What is printed goes to /dev/full, which refuses every byte."""
+    words = [sys.executable, "-c", "from wentu.cli import main; main()", "run", "--help"]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode
+    assert "the disk is full. Make room and run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_package_that_was_left_out_is_named_with_what_to_install(
     built: Any, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ here says why in the page, in a comment above it: ``<!-- not run: needs the netw
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -229,6 +230,35 @@ def options_of_cn_clip() -> set[str]:
     return {
         flag for path in scripts for flag in re.findall(r'"(--[\w-]+)"', path.read_text("utf-8"))
     }
+
+
+def options_of_its_training() -> list[str]:
+    """Every option of cn_clip's training/params.py; empty where the package comes without it."""
+    spec = importlib.util.find_spec("cn_clip")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    paths = [Path(folder) / "training" / "params.py" for folder in folders]
+    calls = [
+        node
+        for path in paths
+        if path.exists()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "add_argument"
+    ]
+    words = [word.value for call in calls for word in call.args if isinstance(word, ast.Constant)]
+    return [word for word in words if str(word).startswith("--")]
+
+
+@pytest.mark.parametrize("folder", ["docs", "docs/zh-CN"])
+def test_every_option_of_the_references_training_has_its_place(folder: str) -> None:
+    expected = options_of_its_training()
+    if not expected:
+        pytest.skip("this cn_clip comes without training/params.py")
+    assert len(expected) > 40
+    spans = SPAN.findall((ROOT / folder / "from-chinese-clip.md").read_text("utf-8"))
+    named = {word for span in spans for word in span.split()}
+    assert [option for option in expected if option not in named] == []
 
 
 @each_page

@@ -11,11 +11,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wentu.errors import InputError
-from wentu.formats import read_manifest
+from wentu.formats import folder_sha256, read_manifest
+from wentu.progress import Reporter
 from wentu.settings import StageConfig, code_version, option
 from wentu.stage import Stage, clear
 
@@ -93,6 +95,42 @@ def test_a_finished_output_is_there_again_after_a_failure(
     fill(out, "two", "2")
     assert not (out / "one").exists()
     assert list(tmp_path.iterdir()) == [out]
+
+
+class Told(Reporter):
+    """Keeps what a run would show."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def emit(self, event: str, **values: Any) -> None:
+        self.texts += [values["text"]] if event == "error" else []
+
+
+def test_a_full_disk_is_said_with_what_to_do_and_the_finished_output_is_there_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/dev/full refuses every byte as a full disk does."""
+    out, told = tmp_path / "out", Told()
+    with Stage("example", out, Config(), {}):
+        (out / "file").write_text("one")
+    finished = folder_sha256(out)
+
+    def fill() -> None:
+        with Stage("example", out, Config(), {}) as stage:
+            stage.progress = told
+            (out / "file").symlink_to("/dev/full")
+            (out / "file").write_text("two")
+
+    with pytest.raises(OSError, match="No space left"):
+        fill()
+    assert told.texts == [
+        "the disk is full. Make room and run the same command again: what was finished is still "
+        "there."
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+    assert folder_sha256(out) == finished
+    assert read_manifest(out, "example")
 
 
 def test_what_an_attempt_that_was_killed_had_set_aside_is_not_lost(tmp_path: Path) -> None:

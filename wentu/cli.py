@@ -12,7 +12,7 @@ import click
 import typer
 
 from wentu.commands import chinese
-from wentu.errors import InputError, WentuError
+from wentu.errors import InputError, WentuError, of_the_system
 from wentu.language import pick, set_language
 from wentu.stages import STAGES
 
@@ -223,7 +223,7 @@ def main() -> None:
     except OSError as error:  # no room, no permission, a file where a folder should be
         if isinstance(error, BrokenPipeError):
             sys.exit(141)
-        _say(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        _say(of_the_system(error))
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         _say(

@@ -14,6 +14,8 @@ A WentuError is the user's or the world's; an ``assert`` is for our own mistakes
 
 from __future__ import annotations
 
+import errno
+
 from wentu.language import pick
 
 
@@ -66,3 +68,15 @@ class StoppedError(WentuError):
     """The process was asked to end, and saved what it had done."""
 
     exit_code = 143
+
+
+def of_the_system(error: OSError) -> str:
+    """What an operating system's error says to a user; of a full disk also what to do."""
+    if error.errno == errno.ENOSPC:
+        where = f" ({error.filename})" if error.filename else ""
+        return pick(
+            f"the disk is full{where}. Make room and run the same command again: what was finished "
+            "is still there.",
+            f"磁盘已满{where}。请腾出空间后再次运行同一命令：已完成的部分仍在。",
+        )
+    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

@@ -7,6 +7,7 @@ an error the manifest is written; without a manifest the output counts as not th
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -16,10 +17,10 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 from wentu import notices
-from wentu.errors import InputError, StoppedError, WentuError
+from wentu.errors import InputError, StoppedError, WentuError, of_the_system
 from wentu.formats import MANIFEST, Manifest, read_json, write_manifest
 from wentu.progress import Reporter, file_stem, open_reporter
 from wentu.settings import StageConfig, code_version
@@ -74,14 +75,10 @@ class Stage:
     ) -> None:
         seconds = time.monotonic() - self._began
         if error is not None:
-            expected = isinstance(error, WentuError | KeyboardInterrupt)
+            expected = isinstance(error, WentuError | KeyboardInterrupt) or is_full(error)
             if not expected or os.environ.get("WENTU_RUN_DIR"):  # a log may hold the trace
                 traceback.print_exception(error)
-            sentence = (
-                str(error)
-                if isinstance(error, WentuError)
-                else f"{kind.__name__ if kind else ''}: {error}"
-            )
+            sentence = sentence_of(error)
             code = error.exit_code if isinstance(error, WentuError) else 1
             self._put_back()
             self.progress.emit("error", text=sentence, exit_code=code, seconds=seconds)
@@ -109,6 +106,18 @@ class Stage:
         if self._before:
             shutil.rmtree(self.out, ignore_errors=True)
             self._before.rename(self.out)
+
+
+def is_full(error: BaseException) -> TypeGuard[OSError]:
+    """Is it the disk that is full?"""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def sentence_of(error: BaseException) -> str:
+    """What a run shows of an error."""
+    if is_full(error):
+        return of_the_system(error)
+    return str(error) if isinstance(error, WentuError) else f"{type(error).__name__}: {error}"
 
 
 MARK = ".wentu"

@@ -39,6 +39,7 @@ def reference(clip: Callable[..., Any]) -> Any:
 
 SAME = 1e-5
 ARCH = Architecture(name="small", config=SMALL)
+RESNET = SMALL | {"vision_layers": [1, 2, 1, 1], "vision_width": 16, "image_resolution": 64}
 
 
 def saved(path: Path, seed: int = 0, **changed: Any) -> Any:
@@ -193,8 +194,7 @@ def test_mistake_08_bare_keys_with_a_pooler_are_loaded(
 
 
 def test_a_resnet_is_loaded_by_its_shapes(clip: Callable[..., Any], tmp_path: Path) -> None:
-    config = SMALL | {"vision_layers": [1, 2, 1, 1], "vision_width": 16, "image_resolution": 64}
-    torch.save({"state_dict": prefixed(clip(**config).state_dict())}, tmp_path / "rn.pt")
+    torch.save({"state_dict": prefixed(clip(**RESNET).state_dict())}, tmp_path / "rn.pt")
     loaded = checkpoint.load(tmp_path / "rn.pt")
     assert loaded.architecture.config["vision_layers"] == [1, 2, 1, 1]
     assert loaded.architecture.resolution == 64
@@ -436,6 +436,46 @@ def test_pretrained_weights_that_are_missing_say_where_to_put_them(
         checkpoint.find_weights(name)
     (tmp_path / file).write_bytes(b"")
     assert checkpoint.find_weights(name) == tmp_path / file
+
+
+@pytest.mark.parametrize("kind", ["reference", "ours", "resnet"])
+def test_a_file_of_another_architecture_than_its_name_says_is_refused(
+    kind: str, clip: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ViT-B-16's weights are looked for; it may well be used under its own path."""
+    monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
+    path = tmp_path / VISION_AND_TEXT["ViT-B-16"][2]
+    held = {"reference": "tiny", "ours": "small", "resnet": "custom"}[kind]
+    if kind == "ours":
+        saved(path)
+    elif kind == "reference":
+        state = prefixed(build(architecture("tiny")).state_dict())
+        torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {}}, path)
+    else:
+        state = prefixed(clip(**RESNET).state_dict())
+        torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {}}, path)
+    before = path.read_bytes()
+    sentence = (
+        rf"{re.escape(path.name)} holds {held}, not ViT-B-16: give its path to use it as it is, "
+        r"or remove it and run `wentu weights get ViT-B-16`\."
+    )
+    with pytest.raises(InputError, match=sentence):
+        checkpoint.start("ViT-B-16")
+    assert path.read_bytes() == before
+    assert checkpoint.start(str(path)).architecture.name == held
+    assert checkpoint.start("scratch:ViT-B-16").architecture == architecture("ViT-B-16")
+
+
+def test_a_start_that_does_not_fit_its_own_note_is_refused_by_its_path(tmp_path: Path) -> None:
+    """A checkpoint of ours whose tensors are of another model than it says."""
+    saved(tmp_path / "a.pt")
+    value = torch.load(tmp_path / "a.pt", weights_only=True)
+    other = build(architecture("tiny")).state_dict()
+    value["state_dict"] = {f"module.{name}": tensor for name, tensor in other.items()}
+    torch.save(value, tmp_path / "a.pt")
+    sentence = r"a\.pt: the weights do not fit small: .*`wentu weights inspect`, and take a whole"
+    with pytest.raises(FormatError, match=sentence):
+        checkpoint.start(str(tmp_path / "a.pt"))
 
 
 def test_names_of_open_clip_need_a_tag_or_scratch(

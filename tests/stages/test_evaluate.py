@@ -172,6 +172,15 @@ def test_a_start_that_is_gone_is_left_out(built: Any, tmp_path: Path) -> None:
     assert result["verdict"]["promote"] is True
 
 
+def test_a_start_that_is_broken_by_now_is_left_out(built: Any, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    info = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    info["training"] |= {"model": str(tmp_path / "broken.pt")}
+    (bundle / "bundle.json").write_text(json.dumps(info), "utf-8")
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    assert list(call(built, tmp_path, bundle=bundle)["metrics"]) == ["candidate"]
+
+
 def test_an_open_split_refuses_what_a_closed_one_is_about(
     built: Any, built_closed: Any, tmp_path: Path
 ) -> None:

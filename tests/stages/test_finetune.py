@@ -340,8 +340,10 @@ def test_several_machines_are_for_a_cluster_to_give(built: Any, tmp_path: Path) 
 
 
 def test_one_picture_is_refused_with_what_to_do_instead(
-    draw: Any, pair: Any, tmp_path: Path
+    draw: Any, pair: Any, built: Any, tmp_path: Path
 ) -> None:
+    tuned(tmp_path, built.lmdb, epochs=0)
+    before = formats.folder_sha256(tmp_path / "out")
     collection, store = tmp_path / "one", str(tmp_path / "store")
     rows = draw(collection, range(1))
     (collection / "cn_train.json").write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
@@ -354,6 +356,7 @@ def test_one_picture_is_refused_with_what_to_do_instead(
     )
     with pytest.raises(InputError, match=r"one picture cannot be told from others.*--no-train"):
         tuned(tmp_path, tmp_path / "lmdb", model="tiny")
+    assert formats.folder_sha256(tmp_path / "out") == before
 
 
 def test_an_unfinished_lmdb_is_refused(tmp_path: Path) -> None:
@@ -382,7 +385,9 @@ def test_an_output_of_another_stage_is_not_replaced(built: Any, tmp_path: Path) 
     assert read_manifest(lmdb, "pack_lmdb")
 
 
-def test_a_wrong_start_leaves_the_checkpoint_that_is_there(built: Any, tmp_path: Path) -> None:
+def test_a_wrong_start_leaves_the_checkpoint_that_is_there(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     tuned(tmp_path, built.lmdb, epochs=0)
     before = formats.folder_sha256(out)
@@ -391,14 +396,23 @@ def test_a_wrong_start_leaves_the_checkpoint_that_is_there(built: Any, tmp_path:
         tuned(tmp_path, built.lmdb, model=str(tmp_path / "broken.pt"))
     mark = tmp_path / "mark"
     torch.save({"state_dict": {}, "args": Malicious(mark)}, tmp_path / "bad.pt")
-    with pytest.raises(FormatError, match=r"bad\.pt cannot be read safely as a checkpoint"):
+    sentence = r"bad\.pt cannot be read safely as a checkpoint .* from where you trust it, or"
+    with pytest.raises(FormatError, match=sentence):
         tuned(tmp_path, built.lmdb, model=str(tmp_path / "bad.pt"))
     assert not mark.exists()
     found = torch.load(built.checkpoint / "epoch_best.pt", weights_only=True)
     found["wentu"]["config"] = {**found["wentu"]["config"], "vision_layers": 5}
     torch.save(found, tmp_path / "other.pt")
-    with pytest.raises(FormatError, match="the weights do not fit tiny: missing or of another"):
+    sentence = r"other\.pt: the weights do not fit tiny: missing or of another.*take a whole file"
+    with pytest.raises(FormatError, match=sentence):
         tuned(tmp_path, built.lmdb, model=str(tmp_path / "other.pt"))
+    monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
+    shutil.copy(built.checkpoint / "epoch_best.pt", tmp_path / "clip_cn_rn50.pt")
+    sentence = r"clip_cn_rn50\.pt holds tiny, not RN50: give its path to use it as it is, or"
+    with pytest.raises(InputError, match=sentence):
+        tuned(tmp_path, built.lmdb, model="RN50")
+    with pytest.raises(InputError, match=sentence):
+        tuned(tmp_path, built.lmdb, teacher="RN50")
     with pytest.raises(InputError, match="--context-length 99"):
         tuned(tmp_path, built.lmdb, context_length=99)
     assert formats.folder_sha256(out) == before

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from wentu.errors import InputError
-from wentu.formats import read_manifest
+from wentu.clip import checkpoint
+from wentu.errors import InputError, WentuError
+from wentu.formats import folder_sha256, read_manifest
 from wentu.stages import training_settings
 from wentu.stages.inventory import Answer, Config, inventory, read_answer
 from wentu.store import Attempt, Release, Store
@@ -272,15 +274,44 @@ def test_random_weights_are_another_start(look: Look) -> None:
     assert look(model="tiny", scratch=False).model == "tiny"
 
 
+def save_weights(path: Path, seed: int) -> Path:
+    found = checkpoint.start("tiny", seed=seed)
+    checkpoint.save(path, found.model().state_dict(), found, epoch=0, step=0, info={})
+    return path
+
+
 def test_other_starting_weights_train(look: Look, store: Store, tmp_path: Path) -> None:
-    weights = tmp_path / "weights.pt"
-    weights.write_bytes(b"one")
+    weights = save_weights(tmp_path / "weights.pt", 0)
     finish(store, look(model=str(weights), scratch=False))
     assert look(model=str(weights), scratch=False).decision == "skip"
-    weights.write_bytes(b"two")
+    save_weights(weights, 1)
     answer = look(model=str(weights), scratch=False)
     assert answer.reason == "the settings of the training changed"
     assert len(answer.model_digest) == 64
+
+
+@pytest.mark.parametrize("kind", ["another", "cut", "damaged"])
+def test_a_wrong_start_is_told_first_and_what_is_served_stays(
+    look: Look, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Before pictures are decoded and packed for it."""
+    monkeypatch.setenv("WENTU_WEIGHTS", str(tmp_path))
+    finish(store, look(model=str(save_weights(tmp_path / "good.pt", 0)), scratch=False))
+    before = store.current(), folder_sha256(tmp_path / "inventory")
+    path = save_weights(tmp_path / "clip_cn_vit-b-16.pt", 1)
+    model, sentence = str(path), r"vit-b-16\.pt cannot be read safely .*name another"
+    if kind == "another":
+        model, sentence = "ViT-B-16", r"vit-b-16\.pt holds tiny, not ViT-B-16: give its path"
+    elif kind == "cut":
+        value = torch.load(path, weights_only=True)
+        del value["state_dict"]["module.logit_scale"]
+        torch.save(value, path)
+        sentence = r"vit-b-16\.pt: the weights do not fit tiny: .*\['logit_scale'\].*a whole file"
+    else:
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WentuError, match=sentence):
+        look(model=model, scratch=False)
+    assert (store.current(), folder_sha256(tmp_path / "inventory")) == before
 
 
 def test_a_training_that_was_cut_off_is_taken_up_again(look: Look, store: Store) -> None:

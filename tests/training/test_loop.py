@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,6 @@ def test_only_the_best_weights_are_kept(built: Any, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_ends(built: Any, tmp_path: Path) -> None:
-    import os
     import signal
 
     class Terminate(Heard):
@@ -173,6 +173,21 @@ def test_a_full_disk_is_said_and_loses_nothing(
     _, at = train(built, tmp_path / "a")
     _, whole = train(built, tmp_path / "b")
     assert same(best(tmp_path / "a", at), best(tmp_path / "b", whole))
+
+
+def test_what_was_saved_outlives_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """The file that is written first leads to /dev/full, which refuses every byte."""
+    path = tmp_path / "state.pt"
+    saving.save(path, {"step": torch.ones(1000)})
+    before = path.read_bytes()
+    name = f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(
+        WentuError, match=r"state\.pt could not be written: the disk is full\. Make"
+    ):
+        saving.save(path, {"step": torch.zeros(10**6)})
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["state.pt"]
 
 
 @pytest.mark.parametrize(("seconds", "step"), [(0.0, 3), (1e9, 0), (math.inf, 0)])
@@ -368,9 +383,13 @@ def test_the_best_epoch_is_the_one_that_is_kept(built: Any, tmp_path: Path) -> N
 
 
 def test_without_a_valid_split_the_last_epoch_is_kept(built: Any, tmp_path: Path) -> None:
-    trainer, at = train(built, tmp_path, valid=False)
+    trainer, at = train(built, tmp_path, heard := Heard(), valid=False)
     assert at.best_epoch == 2
     assert same(best(tmp_path, at), dict(trainer.learner.model.state_dict()))
+    (said,) = [text for text in heard.said if "no valid split" in text]
+    assert "give captions of a valid split or raise --valid-fraction" in said
+    train(built, tmp_path / "with", heard := Heard())
+    assert not [text for text in heard.said if "no valid split" in text]
 
 
 @pytest.mark.parametrize(("scratch", "epoch"), [(True, 2), (False, 0)])
@@ -530,8 +549,12 @@ def test_mistake_09_a_run_that_is_all_warm_up_ends_at_the_peak(
 def test_mistake_10_a_batch_larger_than_the_split_trains_and_is_saved(
     built: Any, tmp_path: Path
 ) -> None:
-    trainer, at = train(built, tmp_path, batch_size=1000, warmup=0.0)
+    trainer, at = train(built, tmp_path, heard := Heard(), batch_size=1000, warmup=0.0)
     assert (at.epoch, at.step) == (2, 2)
+    assert (
+        "--batch-size 1000: there are only 28 pairs, so that each epoch is one step; a smaller "
+        "batch takes more steps"
+    ) in heard.said
     start = build(SMALL).state_dict()
     state = trainer.learner.model.state_dict()
     moved = [name for name in state if not torch.equal(state[name].cpu(), start[name])]

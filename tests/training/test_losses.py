@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,40 @@ def test_mistake_14_what_belongs_together_is_no_negative() -> None:
         }
         assert cost["ignore"] < 0.01 < cost["diagonal"]
         assert cost["share"] == pytest.approx(math.log(2) * 2 / 3, rel=0.01)  # two share the top
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(1, 1), (1, 2), (2, 3), (3, 4), (3, 5), (3, 6)],
+        [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (6, 3)],
+    ],
+    ids=["captions of a picture", "pictures of a caption"],
+)
+def test_of_copies_in_a_batch_sharing_and_the_diagonal_learn_the_same(
+    pairs: list[tuple[int, int]],
+) -> None:
+    """Their losses differ by a constant. What differs is what belongs together without a row of
+    its own: a caption of two pictures, beside another caption of one of them."""
+
+    def gradient(pairs: list[tuple[int, int]], true: set[tuple[int, int]], kind: str) -> Any:
+        of_image, of_text = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+        image, text = unit(0, len(of_image)), unit(1, len(of_text))
+        image, text = image.requires_grad_(), text.requires_grad_()
+        right = [[(i, j) in true for _, j in pairs] for i, _ in pairs]
+        given = (
+            image[[of_image.index(i) for i, _ in pairs]],
+            text[[of_text.index(j) for _, j in pairs]],
+        )
+        loss = softmax_loss(rows(*given, right), torch.tensor(7.5).double(), kind)
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, (image, text))])
+
+    def apart(true: set[tuple[int, int]]) -> float:
+        one, other = (gradient(pairs, true, kind) for kind in ("share", "diagonal"))
+        return float((one - other).norm() / other.norm())
+
+    assert apart(set(pairs)) < 1e-12
+    assert apart({*pairs, (2, 2), (4, 1), (1, 3)}) > 0.01
 
 
 def test_half_precision_is_taken_in_float32() -> None:

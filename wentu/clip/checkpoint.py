@@ -63,17 +63,24 @@ class Checkpoint:
         """The model with these weights, float32, in evaluation mode."""
         if self.state is None:
             return build(self.architecture, self.seed).eval()
-        missing, unexpected = misfit(self.architecture, self.state)
-        if missing or unexpected:
-            raise FormatError(
-                f"the weights do not fit {self.architecture.name}: missing or of another shape "
-                f"{missing[:3]}, unexpected {unexpected[:3]}.",
-                f"权重与 {self.architecture.name} 不符：缺少或形状不同 {missing[:3]}，"
-                f"多出 {unexpected[:3]}。",
-            )
+        self.refuse_misfit()
         model = build(self.architecture, self.seed)
         model.load_state_dict(self.state)
         return model.eval()
+
+    def refuse_misfit(self, path: str = "") -> None:
+        """FormatError where the weights are not those of the architecture, whose file is named."""
+        missing, unexpected = misfit(self.architecture, self.state or {})
+        if missing or unexpected:
+            name = self.architecture.name
+            en, zh = (f"{path}: ", f"{path}：") if path else ("", "")
+            raise FormatError(
+                f"{en}the weights do not fit {name}: missing or of another shape {missing[:3]}, "
+                f"unexpected {unexpected[:3]}; the file is cut, or of another architecture: look "
+                "with `wentu weights inspect`, and take a whole file.",
+                f"{zh}权重与 {name} 不符：缺少或形状不同 {missing[:3]}，多出 {unexpected[:3]}；"
+                "文件不完整或属于其他架构：请用 wentu weights inspect 查看，并换用完整的文件。",
+            )
 
     def processor(self) -> Processor:
         """How its texts and pictures are prepared: the family's way, as it was fine-tuned."""
@@ -318,11 +325,24 @@ def find_weights(model: str) -> Path | None:
 
 
 def start(model: str, *, seed: int = 0) -> Checkpoint:
-    """What a training starts from: pretrained weights, a checkpoint, or a seed."""
+    """What a training starts from: pretrained weights, a checkpoint, or a seed.
+
+    Raises InputError or FormatError where the file is of another architecture than its name or its
+    own note says.
+    """
     path, name = find_weights(model), model.removeprefix(SCRATCH)
     if path is None:
         return Checkpoint(architecture=architecture(name), seed=seed)
     found = load(path, name if name.startswith(openclip.PREFIX) else "")
+    held = found.architecture.name
+    if name in VISION_AND_TEXT and held != name:
+        raise InputError(
+            f"{path} holds {held}, not {name}: give its path to use it as it is, or remove it and "
+            f"run `wentu weights get {name}`.",
+            f"{path} 中是 {held}，而不是 {name}：要照原样使用，请给出它的路径；"
+            f"否则请删除它并运行 wentu weights get {name}。",
+        )
+    found.refuse_misfit(str(path))
     return replace(found, state=None, seed=seed) if name != model else found
 
 

@@ -84,8 +84,10 @@ def _unreadable(path: Path, error: BaseException) -> FormatError:
     if isinstance(error, pickle.UnpicklingError):
         first = first.split(". ")[0]
     return FormatError(
-        f"{path} cannot be read safely as a checkpoint ({first}); it is damaged or holds code.",
-        f"{path} 不能作为检查点安全读取({first})：文件已损坏或含有代码。",
+        f"{path} cannot be read safely as a checkpoint ({first}); it is damaged or holds code, of "
+        "which nothing ran: get it again from where you trust it, or name another.",
+        f"{path} 不能作为检查点安全读取({first})：文件已损坏或含有代码(没有执行)；"
+        "请从可信来源重新获取，或换用其他文件。",
     )
 
 

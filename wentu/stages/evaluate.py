@@ -21,7 +21,7 @@ import numpy as np
 from wentu import pictures, report, zeroshot
 from wentu.clip.bundle import BUNDLE, Bundle, bundle_digest, training_of
 from wentu.clip.encoder import BundleEncoder, Encoder, TorchEncoder
-from wentu.errors import InputError
+from wentu.errors import FormatError, InputError
 from wentu.formats import (
     CATALOG,
     PairsLmdb,
@@ -266,7 +266,7 @@ def encoders(bundle: Path, champion: Path | None, stage: Stage) -> dict[str, Enc
             )
         tuned = {name: origin[name] for name in checkpoint.TUNED}
         found["start"] = TorchEncoder(replace(start, info={**start.info, **tuned}))
-    except (InputError, KeyError) as error:
+    except (InputError, FormatError, KeyError) as error:
         stage.progress.note(pick(f"start is left out: {error}", f"略去起始权重：{error}"))
     if champion:
         found["champion"] = BundleEncoder(Bundle(champion))

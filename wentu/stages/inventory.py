@@ -229,6 +229,8 @@ def decide(
     config: Config,
 ) -> Answer:
     """Train, refresh or skip; see docs/when-to-train.md for the rules in words."""
+    from wentu.clip import checkpoint
+
     current = store.current()
     number = current[0].number if current else 0
 
@@ -249,6 +251,7 @@ def decide(
         shaped_by = _shaped_by(settings, start, start_digest)
         reason = _why_train(store, listed, against, shaped_by, config)
         if reason:
+            checkpoint.start(start)  # a wrong file is told now, not once all pictures are packed
             return answer("train", reason, start, start_digest)
     # Where training is not due, the model that it would start from says nothing: the one that is
     # current goes on serving. Where nothing can be trained, the named one is meant to embed.

@@ -122,13 +122,13 @@ class Job:
     def _teacher(self) -> Checkpoint:
         from wentu.clip import checkpoint
 
-        path = checkpoint.find_weights(self.config.teacher)
-        if path is None:
+        found = checkpoint.start(self.config.teacher)
+        if found.state is None:
             raise InputError(
                 f"--teacher {self.config.teacher}: it has no weights to learn from.",
                 f"--teacher {self.config.teacher}：没有可供学习的权重。",
             )
-        return checkpoint.load(path)
+        return found
 
 
 def refuse_no_numbers(start: Checkpoint, name: str) -> None:

@@ -96,6 +96,7 @@ class Trainer:
                 f"从第 {at.epoch} 轮之后、第 {at.step}/{self.total} 步继续",
             )
         else:
+            self._say_what_to_expect()
             self._end_epoch({})
         with self.stop.heard():
             while not at.over:
@@ -105,6 +106,22 @@ class Trainer:
                     self._diverge(error)
         self._finish()
         return at
+
+    def _say_what_to_expect(self) -> None:
+        pairs, size = len(self.batches), self.config.batch_size
+        if self.valid is None and self.config.epochs:
+            self._note(
+                "there is no valid split: the last epoch is taken, be it better than the start or "
+                "not; to choose the best, give captions of a valid split or raise --valid-fraction",
+                "没有验证集：将直接采用最后一轮，无论它是否优于起点；"
+                "要选出最好的，请提供验证集的描述或增大 --valid-fraction",
+            )
+        if size > pairs:
+            self._note(
+                f"--batch-size {size}: there are only {pairs} pairs, so that each epoch is one "
+                "step; a smaller batch takes more steps",
+                f"--batch-size {size}：只有 {pairs} 个图文对，每轮只有一步；减小批大小可增加步数",
+            )
 
     def _epoch(self) -> None:
         at = self.at
