@@ -60,9 +60,9 @@ class Segment:
 
     def __init__(self, folder: Path, digest: str, connections: int = 1) -> None:
         self.folder, self.digest = folder, digest
-        self.index = ann.read_index(folder / "index.faiss")
         self.ids: Rows = np.load(folder / "ids.npy")
         self.vectors: ann.Vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        self.index = ann.open_index(folder, self.vectors)
         self.catalog = Catalog(folder / CATALOG, connections)
         self._users, self._lock = 0, threading.Lock()
 
