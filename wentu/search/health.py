@@ -73,3 +73,8 @@ def samples(service: Service) -> Iterator[Sample]:
     known = "Texts whose vector was known from before (for this model)."
     yield "wentu_text_cache_hits_total", "counter", known, {}, texts.hits
     yield "wentu_text_cache_misses_total", "counter", "Texts embedded.", {}, texts.misses
+    calls = "Calls of the text model."
+    sizes = dict(texts.sizes)  # as it is now: others go on counting
+    yield "wentu_text_calls_total", "counter", calls, {}, sum(sizes.values())
+    shared = "Texts in the largest call: those that waited for the model together."
+    yield "wentu_text_call_size_max", "gauge", shared, {}, max(sizes, default=0)
