@@ -18,7 +18,10 @@ Distances are therefore of a plausible kind, and no more: only real embeddings w
 from __future__ import annotations
 
 import io
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.data import Vectors, draw, unit
+from wentu import ann
+from wentu.clip.bundle import bundle_digest
+from wentu.formats import CATALOG, create_catalog
+from wentu.store import Release, SegmentRef, Store
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIDE = 64
@@ -164,3 +171,66 @@ def uniform(count: int, dimension: int = 512, seed: int = 4) -> Iterator[Vectors
     rng = np.random.default_rng(seed)
     for start in range(0, count, BLOCK):
         yield unit(rng.standard_normal((min(BLOCK, count - start), dimension), dtype=np.float32))
+
+
+def write_vectors(path: Path, blocks: Iterator[Vectors], count: int, dimension: int) -> Vectors:
+    """Write blocks one after the other as one array, which is returned mapped."""
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dimension))
+    row = 0
+    for block in blocks:
+        made[row : row + len(block)] = block
+        row += len(block)
+    made.flush()
+    del made
+    mapped: Vectors = np.load(path, mmap_mode="r")
+    return mapped
+
+
+def write_catalog(path: Path, ids: npt.NDArray[np.int64]) -> None:
+    """A row and a path for each id; no captions."""
+    with closing(create_catalog(path)) as db:
+        numbers = ids.tolist()
+        db.executemany(
+            "INSERT INTO pictures (id, digest, width, height, bytes, grp, split) "
+            "VALUES (?, ?, 640, 480, 118000, ?, 'train')",
+            ((each, each.to_bytes(8, "big"), each) for each in numbers),
+        )
+        rows = ((f"{n // 1000:04}/{n:07}.jpg", each) for n, each in enumerate(numbers))
+        db.executemany("INSERT INTO paths VALUES (?, ?)", rows)
+        db.commit()
+
+
+def write_store(place: Path, bundle: Path, count: int, maker: Maker) -> tuple[float, float]:
+    """A store whose release has ``count`` pictures of ``maker`` and that bundle.
+
+    Returns the seconds that making the vectors and the index took.
+    """
+    store, digest = Store(str(place)), bundle_digest(bundle)
+    store.claim()
+    store.put_model(bundle, digest)
+    rng = np.random.default_rng(5)
+    ids = np.unique(rng.integers(1, 2**63 - 1, count + 16))[:count]
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        segment = Path(folder) / "segment"
+        segment.mkdir()
+        began = time.perf_counter()
+        vectors = write_vectors(
+            segment / "vectors.npy", maker.pictures(count), count, maker.dimension
+        )
+        made = time.perf_counter()
+        np.save(segment / "ids.npy", ids)
+        write_catalog(segment / CATALOG, ids)
+        indexing = time.perf_counter()
+        ann.make(vectors, segment)
+        seconds = made - began, time.perf_counter() - indexing
+        segments = (SegmentRef(digest=store.put_segment(segment)),)
+    release = Release(
+        model=digest,
+        segments=segments,
+        inventory=f"{count} made vectors",
+        pictures=count,
+        dimension=maker.dimension,
+        files=store.files_of(digest, segments),
+    )
+    store.publish(store.write_release(release), after=0, reason="train")
+    return seconds

@@ -8,7 +8,7 @@ file and are mapped (compressed.py). How many candidates that takes is found whe
 Vectors are L2-normalised float32, so inner product is cosine similarity.
 """
 
-from wentu.ann.arrays import Ids, Vectors, score_rows
+from wentu.ann.arrays import Ids, Vectors, best_rows, score_rows
 from wentu.ann.compressed import Compressed, Effort
 from wentu.ann.files import (
     COMPRESSED,
@@ -37,6 +37,7 @@ __all__ = [
     "Part",
     "Quality",
     "Vectors",
+    "best_rows",
     "build",
     "exact_recall",
     "gpu_count",

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-BLOCK = 16_384
+BLOCK = 32_768
 """Rows that are compared at once."""
 
 
@@ -29,12 +29,15 @@ def best_rows(vectors: Vectors, queries: Vectors, k: int) -> tuple[Vectors, Ids]
 
     Which of those that tie with the last are among them is left open.
     """
+    import faiss
+
     scores = np.empty((len(queries), 0), np.float32)
     rows = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(vectors), BLOCK):
-        block = queries @ np.asarray(vectors[start : start + BLOCK]).T
-        here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-        scores, rows = np.concatenate([scores, block], 1), np.concatenate([rows, here], 1)
+        block = np.ascontiguousarray(vectors[start : start + BLOCK])
+        most = min(k, len(block))
+        score, row = faiss.knn(queries, block, most, metric=faiss.METRIC_INNER_PRODUCT)
+        scores, rows = np.concatenate([scores, score], 1), np.concatenate([rows, row + start], 1)
         if scores.shape[1] > k:
             best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             scores = np.take_along_axis(scores, best, 1)
