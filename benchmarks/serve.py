@@ -63,6 +63,8 @@ class Load:
     p99: float
     rate: float
     """Answers a second."""
+    core: float
+    """Seconds of a core that the service took for an answer: what others do does not count."""
     failed: int
 
 
@@ -115,9 +117,27 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A service that answers."""
+
+    port: int
+    process: int
+    start: float
+    """Seconds from the start of its process to its first answer."""
+
+    def core(self) -> float:
+        """Seconds of a core that it took so far; 0 where the system does not say."""
+        path = Path(f"/proc/{self.process}/stat")
+        if not path.exists():
+            return 0.0
+        fields = path.read_text("ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def running(words: Sequence[str], port: int) -> Iterator[float]:
-    """A service in a process of its own; yields the seconds from its start to its first answer."""
+def running(words: Sequence[str], port: int) -> Iterator[Running]:
+    """A service in a process of its own, when it gave its first answer."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL)
     try:
@@ -125,7 +145,7 @@ def running(words: Sequence[str], port: int) -> Iterator[float]:
             if process.poll() is not None or time.perf_counter() - began > START:
                 raise RuntimeError(f"{words[0]} does not answer")
             time.sleep(0.02)
-        yield time.perf_counter() - began
+        yield Running(port=port, process=process.pid, start=time.perf_counter() - began)
     finally:
         process.terminate()
         process.wait(20)
@@ -158,10 +178,10 @@ def plain(place: str, made: Made, port: int) -> list[str]:
 _NUMBERS = itertools.count(1)
 
 
-def load(port: int, ask: Ask, clients: int, seconds: float) -> tuple[list[float], float, int]:
-    """(seconds of each answer, seconds altogether, failures) of so many clients."""
+def load(port: int, ask: Ask, clients: int, seconds: float) -> tuple[list[float], float, int, int]:
+    """(seconds of each answer after warming up, seconds altogether, failures, all answers)."""
     times: list[list[float]] = [[] for _ in range(clients)]
-    failed = [0] * clients
+    failed, answered = [0] * clients, [0] * clients
     start = time.perf_counter() + seconds / 4
     end = start + seconds
 
@@ -171,8 +191,9 @@ def load(port: int, ask: Ask, clients: int, seconds: float) -> tuple[list[float]
             answer = ask(connection, next(_NUMBERS))
             answer.read()
             done = time.perf_counter()
+            answered[mine] += 1
             failed[mine] += answer.status != 200
-            if began >= start:
+            if done >= start:
                 times[mine].append(done - began)
         connection.close()
 
@@ -181,21 +202,20 @@ def load(port: int, ask: Ask, clients: int, seconds: float) -> tuple[list[float]
         each.start()
     for each in threads:
         each.join()
-    return (
-        sorted(itertools.chain.from_iterable(times)),
-        max(time.perf_counter() - start, seconds),
-        sum(failed),
-    )
+    whole = max(time.perf_counter() - start, seconds)
+    found = sorted(itertools.chain.from_iterable(times))
+    return found, whole, sum(failed), sum(answered)
 
 
 def measured(
-    service: str, gallery: str, port: int, asks: dict[str, Ask], seconds: float
+    service: str, gallery: str, there: Running, asks: dict[str, Ask], seconds: float
 ) -> list[Load]:
     """Every kind of request by every number of clients."""
     rows = []
     for what, ask in asks.items():
         for clients in CLIENTS:
-            times, whole, failed = load(port, ask, clients, seconds)
+            before = there.core()
+            times, whole, failed, answers = load(there.port, ask, clients, seconds)
             p50, p95, p99 = np.percentile(times, [50, 95, 99]).tolist()
             row = Load(
                 service=service,
@@ -206,6 +226,7 @@ def measured(
                 p95=p95,
                 p99=p99,
                 rate=len(times) / whole,
+                core=(there.core() - before) / answers,
                 failed=failed,
             )
             print(line(row), flush=True)
@@ -216,16 +237,17 @@ def measured(
 def line(row: Load) -> str:
     """One row of the table."""
     times = "".join(f"{1e3 * value:10.1f}" for value in (row.p50, row.p95, row.p99))
+    rates = f"{row.rate:12.1f}{1e3 * row.core:12.1f}"
     failed = f"  {row.failed} FAILED" if row.failed else ""
-    return f"  {row.service:16}{row.what:10}{row.clients:8}{times}{row.rate:12.1f}{failed}"
+    return f"  {row.service:16}{row.what:10}{row.clients:8}{times}{rates}{failed}"
 
 
 def heading(gallery: str) -> None:
     """The head of a table."""
+    titles = ("p50 ms", "p95 ms", "p99 ms")
     print(f"\n{gallery}")
-    print(
-        f"  {'':16}{'':10}{'clients':>8}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}{'a second':>12}"
-    )
+    times = "".join(f"{title:>10}" for title in titles)
+    print(f"  {'':26}{'clients':>8}{times}{'a second':>12}{'core ms':>12}")
 
 
 # --- recall -----------------------------------------------------------------------------------
@@ -301,12 +323,15 @@ def measure(
     galleries = {"demo": demo} if demo else {}
     for name, store in (galleries | {f"{count:,} made vectors": str(place)}).items():
         heading(f"{name} (`wentu serve`, two processes in turn)")
-        with running(ours(store, port := free_port()), port) as starts[f"wentu, {name}"]:
-            rows += measured("wentu", name, port, asks | {"picture": picture_of(True)}, seconds)
+        with running(ours(store, port := free_port()), port) as there:
+            starts[f"wentu, {name}"] = there.start
+            asked = asks | {"picture": picture_of(True)}
+            rows += measured("wentu", name, there, asked, seconds)
         if store != demo:
-            with running(plain(store, made, port := free_port()), port) as starts["plain"]:
+            with running(plain(store, made, port := free_port()), port) as there:
+                starts[f"straightforward, {name}"] = there.start
                 asked = {"cold": cold, "picture": picture_of(False)}
-                rows += measured("straightforward", name, port, asked, seconds)
+                rows += measured("straightforward", name, there, asked, seconds)
     found = recalls(str(place), maker)
     found["uniform"] = uniform_recall(folder / "uniform", min(count, UNIFORM), maker.dimension)
     finish(rows, starts, found, report, Path(out))

@@ -3,10 +3,11 @@
 Two kinds of queries are asked. *Pictures*: vectors of the gallery, each without itself.
 *Text-like*: captions have no vectors yet when an index is built, so pictures are moved to where
 texts lie: what two pictures have of their own (without the mean of all) is put together, so that
-neither is simply found again, and kept in part; noise in all directions is added, and a step that
-is the same for all, the gap between texts and pictures (Liang et al., "Mind the gap", 2022). Their
-best cosine is about 0.35 to 0.4, as that of a caption with its picture. Half of the queries choose
-the effort, the other half prove it.
+neither is simply found again, and little of it is kept; noise in all directions is added, and a
+step that is the same for all, the gap between texts and pictures (Liang et al., "Mind the gap",
+2022). With more of it kept (0.45) such queries were easier than texts for pictures that the gallery
+does not hold: measured 0.995 where those had 0.93. Half of the queries choose the effort, the other
+half prove it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from wentu.ann.compressed import SEED, Compressed, Effort
 
 QUERIES = 200
 """Of each kind, for choosing; as many again prove what was chosen."""
-KEPT, NOISE, GAP = 0.45, 0.6, 0.6
+KEPT, NOISE, GAP = 0.2, 0.6, 0.6
 """Lengths of the three parts of a text-like query."""
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 """Of the lists."""
