@@ -277,7 +277,7 @@ def test_recall_is_low_where_too_little_is_looked_at(codes: Any, gallery: Vector
     _, proving = tuning.questions(gallery)
     lazy = Compressed(codes, gallery, Effort(probes=1, depth=1))
     able = Compressed(codes, gallery, Effort(probes=4096, depth=300))
-    assert min(tuning.prove(able, proving)) > 0.99
+    assert min(tuning.prove(able, proving)) > 0.97  # of 16 bytes each
     assert max(tuning.prove(lazy, proving)) < 0.9
 
 

@@ -115,7 +115,7 @@ def trained(vectors: Vectors) -> Any:
     count, dimension = vectors.shape
     lists, pieces = lists_for(count), dimension // 2 if dimension % 2 == 0 else dimension
     made = faiss.index_factory(
-        dimension, f"RR{dimension},IVF{lists},PQ{pieces}x4fs", faiss.METRIC_INNER_PRODUCT
+        dimension, f"RR{dimension},IVF{lists},PQ{pieces}x4fsr", faiss.METRIC_INNER_PRODUCT
     )
     inner = faiss.extract_index_ivf(made)
     inner.cp.niter, inner.cp.seed = ROUNDS, SEED
