@@ -2,6 +2,7 @@
 
     models/<digest>/          a model bundle (ONNX, tokenizer, preprocessing)
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
+                              (and index.json beside an index that is not exact)
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held
     inventories/<digest>.marks.jsonl.gz   sizes and ETags that its digests were read under (s3://)
