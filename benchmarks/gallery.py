@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -78,8 +78,9 @@ def views(source: bytes | Path, rng: np.random.Generator) -> Iterator[npt.NDArra
         left = int(rng.integers(picture.width - width + 1))
         top = int(rng.integers(picture.height - height + 1))
         box = (left, top, left + width, top + height)
-        view = np.asarray(picture.resize((SIDE, SIDE), box=box, reducing_gap=2.0), np.float32) / 255
-        yield view[:, ::-1] if number % 2 else view
+        view = picture.resize((SIDE, SIDE), box=box, reducing_gap=2.0)
+        pixels = np.asarray(view, np.float32) / np.float32(255)
+        yield pixels[:, ::-1] if number % 2 else pixels
 
 
 def described(seen: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -116,7 +117,9 @@ class Maker:
     def _described(self) -> tuple[Vectors, Vectors]:
         """Of pictures for the gallery, and of those that are held out."""
         rng = np.random.default_rng(0)
-        sources = self.files or [draw(number, (128, 96), 8.0, 80) for number in range(1500)]
+        sources: Sequence[bytes | Path] = self.files
+        if not sources:
+            sources = [draw(number, (128, 96), 8.0, 80) for number in range(1500)]
         seen = (np.stack(list(views(source, rng))) for source in sources)
         features = np.concatenate([described(each) for each in seen])
         features -= features.mean(axis=0)

@@ -66,6 +66,7 @@ class Load:
     core: float
     """Seconds of a core that the service took for an answer: what others do does not count."""
     failed: int
+    """Answers but 200: of more than 16 uploads at once the service refuses some with 503."""
 
 
 # --- requests ---------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def picture_of(form: bool) -> Ask:
     files = [draw(number, (640, 480), 12.0, 90) for number in range(8)]
     edge = "wentu-benchmark"
     head = (
-        f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n'
+        f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
     kind = f"multipart/form-data; boundary={edge}" if form else "image/jpeg"
@@ -238,7 +239,7 @@ def line(row: Load) -> str:
     """One row of the table."""
     times = "".join(f"{1e3 * value:10.1f}" for value in (row.p50, row.p95, row.p99))
     rates = f"{row.rate:12.1f}{1e3 * row.core:12.1f}"
-    failed = f"  {row.failed} FAILED" if row.failed else ""
+    failed = f"  {row.failed} not 200" if row.failed else ""
     return f"  {row.service:16}{row.what:10}{row.clients:8}{times}{rates}{failed}"
 
 

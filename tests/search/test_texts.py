@@ -79,7 +79,9 @@ def test_texts_that_wait_go_together_and_get_what_they_would_get_alone(watched: 
     vectors = TextVectors(watched)
     found = together(watched, vectors, texts)
     for text, vector in zip(texts, found, strict=True):
-        np.testing.assert_allclose(vector, watched.bundle.encode_text([text])[0], atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(vector), watched.bundle.encode_text([text])[0], atol=1e-5
+        )
     assert watched.calls[0] == ["红色圆形"]  # which waited for nobody
     assert sorted(watched.calls[1]) == sorted(texts[1:2] + texts[3:])
     assert watched.calls[2] == [texts[2]]  # much longer: filling the others up would cost more
@@ -113,7 +115,7 @@ def test_the_same_text_is_embedded_once_for_all_that_ask(watched: Watched) -> No
     vectors = TextVectors(watched)
     found = together(watched, vectors, ["红"] * 6)
     assert watched.calls == [["红"]]
-    assert all(np.array_equal(each, found[0]) for each in found)
+    assert all(np.array_equal(np.asarray(each), np.asarray(found[0])) for each in found)
     assert (vectors.hits, vectors.misses) == (0, 6)
     vectors.of("红")
     assert (vectors.hits, len(watched.calls)) == (1, 1)

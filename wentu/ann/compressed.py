@@ -67,8 +67,10 @@ class Compressed:
         """[Q, depth] rows by falling likeness of their codes; -1 where there are no more."""
         import faiss
 
-        inner = faiss.SearchParametersIVF(nprobe=min(effort.probes, self.lists))
-        params = faiss.SearchParametersPreTransform(index_params=inner)
+        inner: Any = faiss.SearchParametersIVF()
+        inner.nprobe = min(effort.probes, self.lists)
+        params: Any = faiss.SearchParametersPreTransform()
+        params.index_params = inner
         _, rows = self.codes.search(queries, min(effort.depth, self.ntotal), params=params)
         found: Ids = rows
         return found
@@ -101,7 +103,7 @@ class Compressed:
 
 def lists_for(count: int) -> int:
     """About the square root of the number of vectors, a power of two."""
-    return min(MOST_LISTS, 2 ** round(math.log2(max(1, count)) / 2))
+    return min(MOST_LISTS, 1 << round(math.log2(max(1, count)) / 2))
 
 
 def trained(vectors: Vectors) -> Any:

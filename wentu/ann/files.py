@@ -160,7 +160,8 @@ def read_index(path: Path) -> Any:
 
     try:
         data = np.memmap(path, dtype=np.uint8, mode="r")  # ValueError where it is empty
-        index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(data), len(data)))
+        library: Any = faiss  # whose types do not know all of it
+        index = library.read_index(library.ZeroCopyIOReader(faiss.swig_ptr(data), len(data)))
     except (RuntimeError, ValueError) as error:
         raise FormatError(
             f"{path} is no FAISS index ({error}).", f"{path} 不是 FAISS 索引({error})。"

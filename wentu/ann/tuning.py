@@ -51,7 +51,8 @@ class Asked:
         """[Q] share of the true nearest among what was found (by score, so that ties do not count
         as misses)."""
         right = (scores >= self.worst[:, None] - 1e-5) & (rows != self.own[:, None]) & (rows >= 0)
-        return np.minimum(right.sum(axis=1), K) / K
+        share: npt.NDArray[np.float64] = np.minimum(right.sum(axis=1), K) / K
+        return share
 
 
 def asked(vectors: Vectors, rows: Ids, *, text_like: bool, rng: np.random.Generator) -> Asked:
@@ -61,12 +62,9 @@ def asked(vectors: Vectors, rows: Ids, *, text_like: bool, rng: np.random.Genera
     if text_like:
         own_part = unit(queries - queries.mean(axis=0))
         gap = np.random.default_rng(SEED).normal(size=vectors.shape[1])
-        parts = (
-            KEPT * unit(own_part + np.roll(own_part, 1, axis=0)),
-            NOISE * unit(rng.normal(size=queries.shape)),
-            GAP * unit(gap[None]),
-        )
-        queries = unit(sum(parts, np.zeros_like(queries)))
+        kept = unit(own_part + np.roll(own_part, 1, axis=0))
+        noise = unit(rng.normal(size=queries.shape))
+        queries = unit(KEPT * kept + NOISE * noise + GAP * unit(gap[None]))
     scores, found = best_rows(vectors, queries, K + 1)
     worst = np.where((found[:, :K] == own[:, None]).any(axis=1), scores[:, K], scores[:, K - 1])
     return Asked(queries=queries, own=own, worst=worst)
