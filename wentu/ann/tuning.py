@@ -61,10 +61,10 @@ def asked(vectors: Vectors, rows: Ids, *, text_like: bool, rng: np.random.Genera
     own = np.full(len(rows), -1, np.int64) if text_like else rows.astype(np.int64)
     if text_like:
         own_part = unit(queries - queries.mean(axis=0))
-        gap = np.random.default_rng(SEED).normal(size=vectors.shape[1])
+        gap = np.random.default_rng(SEED).normal(size=(1, vectors.shape[1]))
         kept = unit(own_part + np.roll(own_part, 1, axis=0))
         noise = unit(rng.normal(size=queries.shape))
-        queries = unit(KEPT * kept + NOISE * noise + GAP * unit(gap[None]))
+        queries = unit(KEPT * kept + NOISE * noise + GAP * unit(gap))
     scores, found = best_rows(vectors, queries, K + 1)
     worst = np.where((found[:, :K] == own[:, None]).any(axis=1), scores[:, K], scores[:, K - 1])
     return Asked(queries=queries, own=own, worst=worst)
