@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wentu import ann
-from wentu.ann import Part
+from wentu import ann, formats
+from wentu.ann import Compressed, Effort, Part, compressed, files, tuning
+from wentu.ann.turns import Turns
 from wentu.errors import FormatError
 
 Vectors = npt.NDArray[np.float32]
@@ -140,3 +145,193 @@ def test_an_index_that_lost_most_vectors_has_low_recall() -> None:
     vectors = unit(np.random.default_rng(0), 300)
     broken = ann.build(np.where(np.arange(300)[:, None] % 4 == 0, vectors, 0))
     assert 0.1 < ann.exact_recall(broken, vectors) < 0.5
+
+
+# --- compressed indexes -----------------------------------------------------------------------
+
+DIMENSION = 32
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Vectors:
+    """3,000 vectors in a cone, some of them alike."""
+    rng = np.random.default_rng(1)
+    topics = unit(rng, 40, DIMENSION)[rng.integers(0, 40, 3000)]
+    vectors = 0.6 * topics + 0.7 * unit(rng, 3000, DIMENSION) + 0.5
+    vectors[::100] = vectors[7]  # thirty equal ones
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+@pytest.fixture(scope="module")
+def codes(gallery: Vectors) -> Any:
+    return compressed.trained(gallery)
+
+
+def whole(codes: Any, gallery: Vectors, ids: Ids, dead: set[int], depth: int = 300) -> Part:
+    """A part that looks through all lists."""
+    index = Compressed(codes, gallery, Effort(probes=4096, depth=depth))
+    return Part(index=index, ids=ids, dead=frozenset(dead))
+
+
+@pytest.mark.parametrize("k", [1, 10, 40])
+@pytest.mark.parametrize("deleted", [0, 20, 1500, 2995])
+def test_compressed_finds_what_brute_force_finds(
+    codes: Any, gallery: Vectors, k: int, deleted: int
+) -> None:
+    rng = np.random.default_rng(deleted)
+    ids = drawn_ids(rng, len(gallery))
+    dead = set(rng.choice(ids, deleted, replace=False).tolist())
+    queries = np.concatenate([gallery[[7, 11]], unit(rng, 2, DIMENSION)])
+    scores, found = ann.search([whole(codes, gallery, ids, dead)], queries, k)
+    assert scores.shape == found.shape == (4, min(k, len(gallery) - deleted))
+    for row, query in enumerate(queries):
+        expected = slow_search(gallery, ids, query, k, dead)
+        np.testing.assert_allclose(scores[row], [score for score, _ in expected], atol=1e-6)
+        assert not dead & set(found[row].tolist())
+        assert len(set(found[row].tolist())) == len(expected)
+
+
+def test_equal_vectors_are_ordered_by_id_in_a_compressed_index(
+    codes: Any, gallery: Vectors
+) -> None:
+    ids = drawn_ids(np.random.default_rng(3), len(gallery))
+    equal = sorted([*ids[::100].tolist(), int(ids[7])])
+    for k in (1, 5, 31):
+        _, found = ann.search([whole(codes, gallery, ids, set(), depth=50)], gallery[7:8], k)
+        assert found[0].tolist() == equal[:k]
+
+
+def test_more_than_the_lists_hold_is_found_by_brute_force(codes: Any, gallery: Vectors) -> None:
+    index = Compressed(codes, gallery, Effort(probes=1, depth=1))
+    for k in (60, 3000):
+        scores, rows = index.search(gallery[:2], k)
+        expected = np.sort(gallery[:2] @ gallery.T, axis=1)[:, ::-1][:, :k]
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+        assert len(set(rows[0].tolist())) == k
+
+
+def test_a_compressed_and_an_exact_part_are_one_gallery(
+    codes: Any, gallery: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressed, "EXACT_BELOW", 1)
+    rng = np.random.default_rng(4)
+    more, ids = unit(rng, 50, DIMENSION) + 0.3, drawn_ids(rng, 3050)
+    more = np.asarray(more / np.linalg.norm(more, axis=1, keepdims=True), np.float32)
+    parts = [
+        whole(codes, gallery, ids[:3000], {int(ids[11])}, depth=2800),
+        Part(index=ann.build(more), ids=ids[3000:]),
+    ]
+    queries = np.concatenate([gallery[11:12], more[:2]])
+    _, found = ann.search(parts, queries, 10)
+    for row, query in enumerate(queries):
+        both = slow_search(np.concatenate([gallery, more]), ids, query, 10, {int(ids[11])})
+        assert set(found[row].tolist()) == {each for _, each in both}
+
+
+def test_a_score_is_the_same_to_the_bit_however_many_are_asked_for(
+    codes: Any, gallery: Vectors
+) -> None:
+    part = whole(codes, gallery, np.arange(3000), set(), depth=100)
+    asked = [ann.search([part], gallery[20:21], k) for k in (10, 17, 70, 3000)]
+    every = dict(zip(asked[-1][1][0].tolist(), asked[-1][0][0].tolist(), strict=True))
+    assert len(every) == 3000
+    for scores, ids in asked:
+        assert scores[0].tolist() == [every[each] for each in ids[0].tolist()]
+
+
+def test_the_kind_follows_the_size(
+    gallery: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "小").mkdir()
+    small = ann.make(gallery[:500], tmp_path / "小")
+    assert (small.kind, small.recall_at_10) == (ann.EXACT, 1.0)
+    assert [path.name for path in (tmp_path / "小").iterdir()] == ["index.faiss"]
+    monkeypatch.setattr(files, "EXACT_UP_TO", 2000)
+    folder = tmp_path / "大 😀"
+    folder.mkdir()
+    made = ann.make(gallery, folder, least=0.9)
+    assert made.kind == ann.COMPRESSED
+    assert min(made.recall_pictures, made.recall_text_like) == made.recall_at_10 >= 0.9
+    assert ann.quality_of(folder) == made
+    np.save(folder / "vectors.npy", gallery)
+    opened = ann.open_index(folder, np.load(folder / "vectors.npy", mmap_mode="r"))
+    assert opened.effort.depth in tuning.DEPTHS
+    assert (opened.ntotal, opened.d) == gallery.shape
+    rows = np.array([20, 1000, 2999])
+    assert opened.search(gallery[rows], 1)[1][:, 0].tolist() == [20, 0, 2999]
+
+
+def test_where_codes_do_not_find_enough_the_index_is_exact(
+    gallery: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "EXACT_UP_TO", 2000)
+    monkeypatch.setattr(tuning, "DEPTHS", (10,))
+    notes: list[str] = []
+    made = ann.make(gallery, tmp_path, least=1.0, note=notes.append)
+    assert (made.kind, made.recall_at_10) == (ann.EXACT, 1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.faiss"]
+    assert "--min-recall 1.0" in notes[-1]
+
+
+def test_recall_is_low_where_too_little_is_looked_at(codes: Any, gallery: Vectors) -> None:
+    _, proving = tuning.questions(gallery)
+    lazy = Compressed(codes, gallery, Effort(probes=1, depth=1))
+    able = Compressed(codes, gallery, Effort(probes=4096, depth=300))
+    assert min(tuning.prove(able, proving)) > 0.97  # of 16 bytes each
+    assert max(tuning.prove(lazy, proving)) < 0.9
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"format": 1}', '{"format": 2, "kind": "compressed"}', "{"]
+)
+def test_settings_that_are_none_are_refused(
+    codes: Any, gallery: Vectors, tmp_path: Path, text: str
+) -> None:
+    ann.write_index(codes, tmp_path / "index.faiss")
+    (tmp_path / "index.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FormatError, match=r"index\.json"):
+        ann.open_index(tmp_path, gallery)
+
+
+def test_settings_beside_an_exact_index_are_refused(gallery: Vectors, tmp_path: Path) -> None:
+    ann.write_index(ann.build(gallery), tmp_path / "index.faiss")
+    value = {"kind": "compressed", "recall_at_10": 1, "recall_pictures": 1, "recall_text_like": 1}
+    formats.write_json(tmp_path / "index.json", value | {"format": 2, "probes": 1, "depth": 1})
+    with pytest.raises(FormatError, match="do not fit each other"):
+        ann.open_index(tmp_path, gallery)
+
+
+def test_searches_take_turns_and_one_alone_has_all_cores() -> None:
+    turns = Turns(2)
+    inside, most, alone = 0, 0, []
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        with turns.turn() as threads:
+            with lock:
+                inside += 1
+                most = max(most, inside)
+                if inside == 2:
+                    alone.append(threads)
+            time.sleep(0.01)
+            with lock:
+                inside -= 1
+
+    with turns.turn() as threads:
+        assert threads == 2
+    with ThreadPoolExecutor(8) as pool:
+        for each in [pool.submit(work) for _ in range(24)]:
+            each.result()
+    assert most == 2
+    assert 1 in alone
+
+
+def test_many_threads_find_the_same_as_one(codes: Any, gallery: Vectors) -> None:
+    part = whole(codes, gallery, np.arange(3000), set())
+    expected = [ann.search([part], gallery[row : row + 1], 5) for row in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(ann.search, [part], gallery[row : row + 1], 5) for row in range(40)]
+        for each, (scores, ids) in zip(found, expected, strict=True):
+            assert np.array_equal(each.result()[1], ids)
+            assert np.array_equal(each.result()[0], scores)

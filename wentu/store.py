@@ -2,6 +2,7 @@
 
     models/<digest>/          a model bundle (ONNX, tokenizer, preprocessing)
     segments/<digest>/        vectors.npy, ids.npy, catalog.sqlite, index.faiss; never changed
+                              (and index.json beside an index that is not exact)
     calibrations/<digest>/    known.npy, units.json: what a query is judged by
     thumbnails/<2 hex>/<id>.jpg
     inventories/<digest>.jsonl.gz   what the collection held

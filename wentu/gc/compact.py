@@ -77,7 +77,7 @@ def _merged(store: Store, parts: list[tuple[str, Ids]], folder: Path) -> Path | 
     np.save(segment / "ids.npy", ids)
     _copy_vectors(store, parts, ids, segment / "vectors.npy")
     vectors = np.load(segment / "vectors.npy", mmap_mode="r")
-    ann.write_index(ann.build(vectors), segment / "index.faiss")
+    ann.make(vectors, segment)
     catalogs = [store.segment(digest) / CATALOG for digest, _ in parts]
     source = catalogs[0]
     if len(parts) > 1:

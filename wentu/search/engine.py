@@ -5,8 +5,7 @@ Safe to share between threads. An engine is closed when nobody uses it any more 
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from wentu.search.query import Answer, CaptionHit, Filters, Hit, NotHereError, Q
 from wentu.search.records import count_folders, record, shown_folders
 from wentu.search.segment import Segment
 from wentu.search.syntax import parse
+from wentu.search.texts import TextVectors
 from wentu.store import Release, Store
 
 if TYPE_CHECKING:
@@ -38,34 +38,6 @@ __all__ = ["Answer", "CaptionHit", "Engine", "Hit", "Query", "TextVectors", "rea
 CAPTION_CANDIDATES = 1000
 """Pictures whose captions are looked at. Up to as many, picture → captions is exact; above it, the
 captions of the nearest of them, so that a query need not embed all captions of a collection."""
-REMEMBERED = 4096
-"""Texts whose vectors are kept: 8 MB of 512 numbers each."""
-
-
-class TextVectors:
-    """The vectors of the texts that were searched for last."""
-
-    def __init__(self, bundle: Bundle, room: int = REMEMBERED) -> None:
-        self._bundle, self._room = bundle, room
-        self._known: OrderedDict[str, Features] = OrderedDict()
-        self._lock = threading.Lock()
-        self.hits = self.misses = 0
-
-    def of(self, text: str) -> Features:
-        """L2-normalised [D]."""
-        with self._lock:
-            found = self._known.get(text)
-            if found is not None:
-                self._known.move_to_end(text)
-                self.hits += 1
-                return found
-            self.misses += 1
-        vector: Features = self._bundle.encode_text([text])[0]
-        with self._lock:
-            self._known[text] = vector
-            while len(self._known) > self._room:
-                self._known.popitem(last=False)
-        return vector
 
 
 class Engine:

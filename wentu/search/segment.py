@@ -60,9 +60,9 @@ class Segment:
 
     def __init__(self, folder: Path, digest: str, connections: int = 1) -> None:
         self.folder, self.digest = folder, digest
-        self.index = ann.read_index(folder / "index.faiss")
         self.ids: Rows = np.load(folder / "ids.npy")
         self.vectors: ann.Vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        self.index = ann.open_index(folder, self.vectors)
         self.catalog = Catalog(folder / CATALOG, connections)
         self._users, self._lock = 0, threading.Lock()
 
@@ -81,15 +81,21 @@ class Segment:
             self.catalog.close()
 
     @cached_property
-    def _order(self) -> Rows:
-        return np.argsort(self.ids)
+    def quality(self) -> ann.Quality:
+        """Kind of the index, and what it finds."""
+        return ann.quality_of(self.folder)
+
+    @cached_property
+    def _order(self) -> Rows | None:
+        """[N] rows by id; None where they are so already, as our stages write them."""
+        return None if (np.diff(self.ids) > 0).all() else np.argsort(self.ids)
 
     def rows_of(self, ids: Rows) -> Rows:
         """[M] rows of those of ``ids`` that are here."""
         order = self._order
         at = np.searchsorted(self.ids, ids, sorter=order)
-        at = at[at < len(order)] if len(order) else at[:0]
-        rows = order[at]
+        at = at[at < len(self.ids)]
+        rows = at if order is None else order[at]
         return rows[np.isin(self.ids[rows], ids)]
 
     def row(self, picture: int) -> int | None:

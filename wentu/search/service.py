@@ -128,6 +128,10 @@ class Service:
         known = "Texts whose vector was known from before (for this model)."
         yield counter("wentu_text_cache_hits_total", known, texts.hits)
         yield counter("wentu_text_cache_misses_total", "Texts embedded.", texts.misses)
+        sizes = dict(texts.sizes)  # as it is now: others go on counting
+        yield counter("wentu_text_calls_total", "Calls of the text model.", sum(sizes.values()))
+        shared = "Texts in the largest call: those that waited for the model together."
+        yield gauge("wentu_text_call_size_max", shared, max(sizes, default=0))
 
     def originals(self, engine: Engine) -> Originals:
         """The files of the collection that a release was made of."""
