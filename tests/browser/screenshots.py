@@ -69,7 +69,7 @@ def nothing(page: Page, _: Path) -> None:
 
 
 def filters(page: Page, _: Path) -> None:
-    found(page, "一个小青色圆形，位于灰色画面的上边 -黑色")
+    found(page, "一个大黄色圆形，位于灰色画面的右边 -棕色")
     page.click("#refine")
     expect(page.locator("[name=folder] option")).not_to_have_count(1)
     page.select_option("[name=folder]", index=1)

@@ -10,7 +10,6 @@ const WORDS = {
   placeholder: ["Describe a picture, or drop one here", "描述一张图片，或将图片拖到这里"],
   clear: ["Clear", "清除"],
   speak: ["Speak", "语音输入"],
-  listening: ["Listening…", "正在聆听……"],
   choose: ["Search with a picture", "以图搜图"],
   removePicture: ["Remove this picture from the search", "从搜索中移除这张图片"],
   yourPicture: ["Your picture", "您的图片"],
@@ -74,8 +73,6 @@ const WORDS = {
   nothingFiltered: ["No picture passes these filters.", "没有符合筛选条件的图片。"],
   nearest: ["Show the nearest anyway", "仍然显示最接近的图片"],
   further: ["Show less likely ones, too", "显示可能性较低的图片"],
-  allShown: ["Uncertain matches are shown, too", "包含不确定的结果"],
-  allEnd: ["That is all.", "已全部显示。"],
 
   gone: ["The service does not answer.", "服务没有响应。"],
   retryIn: ["Trying again in {seconds} s", "{seconds} 秒后重试"],
@@ -94,7 +91,6 @@ const WORDS = {
   noPicture: ["This is no picture", "这不是图片"],
   noPictureWhy: ["Choose, drop or paste a picture file.", "请选择、拖入或粘贴图片文件。"],
   pictureGone: ["The picture of this search is no longer here; choose it again.", "此次搜索的图片已不在，请重新选择。"],
-  again: ["Try again", "重试"],
 
   tokenTitle: ["This collection asks for a token", "访问此图文集需要令牌"],
   tokenWhy: [
