@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wentu.commands import library
 from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.language import pick
@@ -79,6 +80,7 @@ def command() -> click.Command:
             20.0,
             pick("Largest picture that may be uploaded, MB.", "上传图片的最大尺寸(MB)。"),
         ),
+        *library.options(),
     ]
     return made
 
@@ -92,6 +94,7 @@ def execute(
     allow_host: tuple[str, ...],
     root_path: str | None,
     max_upload: float | None,
+    **own: Any,
 ) -> None:
     """Serve until asked to end."""
     try:
@@ -107,12 +110,14 @@ def execute(
         ) from None
     from wentu.store import Store
 
+    host = library.lan_host(own["lan"], host, no_token)
     address, number = host or "127.0.0.1", 8000 if port is None else port
     rules = replace(
         rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload),
         root_path=(root_path or "").rstrip("/"),
     )
-    place = store or store_place()
+    found = library.served(store=store or "", collection=collection or "", **own)
+    place = found.store or store_place()
     listening = bound(address, number)
     url = address_of(address, listening.getsockname()[1], root_path or "")
 
@@ -122,7 +127,8 @@ def execute(
     service = Service(
         current=Current(Store(place), tell=tell),
         rules=rules,
-        collection=collection or "",
+        collection=found.collection,
+        library=found.status,
     )
     config = uvicorn.Config(
         create_app(service),
@@ -134,7 +140,10 @@ def execute(
         ws="none",
     )
     click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
-    uvicorn.Server(config).run([listening])
+    if own["lan"]:
+        click.echo(library.invitation(url, rules.token))
+    with found.following:
+        uvicorn.Server(config).run([listening])
 
 
 def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: float) -> Rules:

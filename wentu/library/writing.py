@@ -1,0 +1,238 @@
+"""The state against the current release -> a segment, a release, the next pointer.
+
+What a release says and the state does not is dead in its segment; what the state says and no
+segment does is written anew, its vector copied where any segment has it. So a renamed picture moves
+to the new segment, and is embedded no second time. A new segment takes in every older one that is
+not much larger than it (and those that are mostly dead): each row is copied a few times in its
+life, and there are few segments however often something changes.
+
+Nothing points at a segment before it is whole and on the disk. Whoever is killed leaves the release
+before; the next one compares again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wentu import ann
+from wentu.formats import CATALOG, folder_sha256, open_catalog
+from wentu.library.place import Library
+from wentu.library.state import State
+from wentu.segments import Ids, ReadyVectors, copy_catalog, described
+from wentu.store import Pointer, Release, SegmentRef, Store
+
+GROWTH = 4
+"""An older segment is taken in while it has at most so many times the rows that are written: then
+segments grow by that factor, and a row is copied about log4 of all rows times."""
+
+Said = npt.NDArray[Any]
+"""[N] (id, hash of what a catalog says of it), by id."""
+
+
+@dataclass(kw_only=True)
+class _Old:
+    """A segment of the current release, beside what it would be in the next."""
+
+    digest: str
+    said: Said
+    serves: Ids
+    """[M] sorted ids that it goes on serving."""
+    was: int
+    """Ids that it serves now."""
+
+    @property
+    def ref(self) -> SegmentRef:
+        """As the next release names it."""
+        gone = np.setdiff1d(self.said["id"], self.serves, assume_unique=True)
+        return SegmentRef(digest=self.digest, tombstones=tuple(gone.tolist()))
+
+
+@dataclass(kw_only=True)
+class Writer:
+    """Publishes releases of one library; holds what segments say, which never changes."""
+
+    library: Library
+    state: State
+    _said: dict[str, Said] = field(default_factory=dict)
+
+    def publish(self, vectors: Mapping[int, npt.NDArray[np.float32]]) -> Release | None:
+        """Publish what the state says, if that is not what is current; the release.
+
+        Args:
+            vectors: [D] of new pictures, by id. Pictures that have none, neither here nor in a
+                segment, are left out, and read again.
+        """
+        store = self.library.store
+        with store.storage.lock("promote"):
+            current = store.current()
+            assert current is not None, "a library has a release from its beginning"
+            pointer, base = current
+            same = base.model == self.library.model
+            old = self._old(base.segments if same else ())
+            said = described(self.state.db)
+            for each in old:
+                alive = np.intersect1d(said, each.said, assume_unique=True)["id"]
+                each.serves = np.intersect1d(alive, each.serves, assume_unique=True)
+            known = np.sort(np.concatenate([np.empty(0, np.int64), *(e.serves for e in old)]))
+            writing = np.setdiff1d(said["id"], known, assume_unique=True)
+            ready = ReadyVectors(store, tuple(each.digest for each in old))
+            fresh = np.sort(np.fromiter(vectors, np.int64, len(vectors)))
+            lost = writing[~(ready.holds(writing) | np.isin(writing, fresh))]
+            if len(lost):
+                self.state.forget(lost.tolist())
+                writing = np.setdiff1d(writing, lost, assume_unique=True)
+            if same and not len(writing) and all(len(e.serves) == e.was for e in old):
+                return None
+            kept, ids = absorb(old, writing)
+            new = self._segment(ids, vectors, ready) if len(ids) else {}
+            release = self._release(base, kept, new, len(known) + len(writing))
+            self._point(pointer, release)
+            self._said = {each.digest: each.said for each in kept}
+            return release
+
+    def _old(self, segments: tuple[SegmentRef, ...]) -> list[_Old]:
+        found = []
+        for each in segments:
+            said = self._said.get(each.digest)
+            if said is None:
+                catalog = self.library.store.segment(each.digest) / CATALOG
+                with closing(open_catalog(catalog)) as db:
+                    said = described(db)
+                self._said[each.digest] = said
+            dead = np.array(each.tombstones, np.int64)
+            serves = np.setdiff1d(said["id"], dead, assume_unique=True)
+            found.append(_Old(digest=each.digest, said=said, serves=serves, was=len(serves)))
+        return found
+
+    def _segment(
+        self, ids: Ids, fresh: Mapping[int, npt.NDArray[np.float32]], ready: ReadyVectors
+    ) -> dict[str, dict[str, str]]:
+        """Write a segment of these pictures into the store: its digest -> SHA-256 by file."""
+        store = self.library.store
+        dimension = self._dimension()
+        with tempfile.TemporaryDirectory(dir=self.library.home, prefix="segment-") as folder:
+            part = Path(folder) / "segment"
+            part.mkdir()
+            np.save(part / "ids.npy", ids)
+            vectors = np.lib.format.open_memmap(
+                part / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(ids), dimension)
+            )
+            ready.copy(ids, vectors)
+            for row, picture in enumerate(ids.tolist()):
+                if picture in fresh:
+                    vectors[row] = fresh[picture]
+            vectors.flush()
+            ann.write_index(ann.build(vectors), part / "index.faiss")
+            copy_catalog(self.state.path, part / CATALOG, ids.tolist())
+            for path in part.iterdir():
+                flush(path)
+            return {store.put_segment(part): folder_sha256(part)}
+
+    def _dimension(self) -> int:
+        current = self.library.store.current()
+        assert current is not None
+        return current[1].dimension
+
+    def _release(
+        self, base: Release, kept: list[_Old], new: dict[str, dict[str, str]], pictures: int
+    ) -> Release:
+        """The release of what is kept and what is new."""
+        model = self.library.model
+        keys = (f"models/{model}/", *(f"segments/{each.digest}/" for each in kept))
+        files = {key: sha for key, sha in base.files.items() if key.startswith(keys)}
+        files |= {
+            f"segments/{digest}/{name}": sha
+            for digest, shas in new.items()
+            for name, sha in shas.items()
+        }
+        segments = (*(each.ref for each in kept), *(SegmentRef(digest=digest) for digest in new))
+        return Release(
+            model=model,
+            segments=segments,
+            inventory="",
+            pictures=pictures,
+            dimension=base.dimension,
+            parameters={"pictures": self.library.root},
+            files=files,
+        )
+
+    def _point(self, pointer: Pointer, release: Release) -> None:
+        store = self.library.store
+        store.publish(
+            store.write_release(release),
+            after=pointer.number,
+            reason="refresh",
+            pinned=pointer.pinned,
+        )
+
+
+def absorb(old: list[_Old], writing: Ids) -> tuple[list[_Old], Ids]:
+    """(segments that stay, sorted ids of the new one): see the top of this file."""
+    kept, parts, rows = [], [writing], len(writing)
+    for each in sorted(old, key=lambda each: len(each.serves)):
+        alive = len(each.serves)
+        small = rows and alive <= GROWTH * rows
+        wasteful = 3 * alive < 2 * len(each.said)
+        if small or wasteful or not alive:
+            parts.append(each.serves)
+            rows += alive
+        else:
+            kept.append(each)
+    kept.sort(key=old.index)
+    return kept, np.sort(np.concatenate(parts))
+
+
+def flush(path: Path) -> None:
+    """Have a file on the disk before anything points at it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# --- what nothing needs any more --------------------------------------------------------------
+
+GRACE = 600.0
+"""Seconds for which a release stays after the next one: a service may be about to open it."""
+
+
+def collect(library: Library) -> None:
+    """Remove what neither the current release, nor the one before, nor a recent one needs."""
+    store = library.store
+    with store.storage.lock("promote"):
+        history = store.history()
+        if len(history) < 2:
+            return
+        before = store.storage.now() - GRACE
+        kept = [
+            (pointer, release)
+            for number, (pointer, release) in enumerate(history)
+            if number >= len(history) - 2 or _changed(store, history[number + 1][0]) > before
+        ]
+        needed = {
+            "segments": {s.digest for _, release in kept for s in release.segments},
+            "models": {release.model for _, release in kept},
+            "releases": {f"{pointer.release}.json" for pointer, _ in kept},
+            "pointer": {f"{pointer.number:08d}.json" for pointer, _ in kept},
+        }
+        # What points goes before what it points at.
+        for kind in ("pointer", "releases", "segments", "models"):
+            for name in list(store.storage.list(kind)):
+                if name in needed[kind]:
+                    continue
+                if kind in ("segments", "models"):
+                    store.storage.remove(f"{kind}/{name}")
+                else:
+                    store.storage.delete([f"{kind}/{name}"])
+
+
+def _changed(store: Store, pointer: Pointer) -> float:
+    """When a pointer was made, in Unix time."""
+    return (store.storage.home / f"pointer/{pointer.number:08d}.json").stat().st_mtime
