@@ -4,7 +4,7 @@ A process, not a thread: decoding what anybody may have put there is the one thi
 eat all memory, and it would share Python's lock with the queries. It runs at a low priority, ends
 when the service does (its standard input is closed then), and may be killed at any moment.
 
-    python -m wentu.library.follow STORE
+    python -m wentu.library.follow STORE [crashed]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from wentu.errors import WentuError
 from wentu.language import pick
-from wentu.library.place import LOCK, Library, load
+from wentu.library.place import LOCK, PART, Library, load
 from wentu.library.reading import Reader
 from wentu.library.scan import AwayError, Scanned, scan
 from wentu.library.state import DAMAGED, WAITING, open_state
@@ -32,9 +32,9 @@ from wentu.progress import Lines
 SHORTEST, LONGEST = 2.0, 30.0
 """Seconds between looks: ten times what a look takes, within these. A look at 1,000 files takes
 20 ms, one at a million some seconds."""
-FIRST_STEP, LONGEST_STEP = 5.0, 40.0
+FIRST_STEP, LONGEST_STEP = 5.0, 20.0
 """Seconds of reading after which what was read is published; it grows with what publishing takes.
-With the shortest pause before, a picture that comes meanwhile is found within a minute."""
+A picture that comes during one is the first to be read in the next: found within a minute."""
 RETRY = 600.0
 """Seconds after which what could not be opened is tried again."""
 MOST_TOLD = 20
@@ -46,6 +46,8 @@ class Follower:
     """Follows one library; nobody else does meanwhile."""
 
     library: Library
+    crashed: bool = False
+    """Did the process before this one end by itself?"""
     pause: Callable[[float], object] = time.sleep
     lines: Lines = field(default_factory=lambda: Lines("library"))
     _bad: int = 0
@@ -58,13 +60,18 @@ class Follower:
         current = self.library.store.current()
         assert current is not None
         home = self.library.home
-        for left in home.glob("segment-*"):
+        segments = self.library.store.storage.home / "segments"
+        for left in (*home.glob(f"{PART}*"), *segments.glob(".*")):
             shutil.rmtree(left, ignore_errors=True)
         self.state = open_state(home / "state.sqlite", self.library.store, current[1])
         self.reader = Reader(self.state, self.library.store, self.library.root, self.library.model)
         self.writer = Writer(library=self.library, state=self.state)
-        self.state.try_again()
         self.tried, self.costs, self.indexed = time.monotonic(), 0.0, current[1].pictures
+        self.state.try_again()
+        for path in self.state.after_end(self.crashed):
+            reason = pick("decoding it ended the process twice", "解码时进程两次异常结束")
+            self.tell_bad(path, reason)
+        self.say("indexing", "")
         compare = True
         try:
             while looks:
@@ -135,7 +142,7 @@ class Follower:
         release = self.writer.publish(vectors)
         if release:
             self.indexed = release.pictures
-            collect(self.library)
+            collect(self.library, self.state)
             if not self.state.count(WAITING):
                 self.tell_release(found)
         self.costs = time.monotonic() - start
@@ -190,7 +197,7 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main(place: str) -> None:
+def main(place: str, crashed: bool) -> None:
     """Follow the library in a store, as soon as nobody else does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends us
     end_with_parent()
@@ -201,7 +208,7 @@ def main(place: str) -> None:
     while True:
         with library.store.storage.lock(LOCK, wait=False) as free:
             if free:
-                Follower(library=library).run()
+                Follower(library=library, crashed=crashed).run()
         if not told:
             told = True
             Lines("library").tell(
@@ -215,4 +222,4 @@ def main(place: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "crashed" in sys.argv[2:])

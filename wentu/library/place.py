@@ -25,6 +25,8 @@ from wentu.store import Release, Store
 ABOUT = "library/about.json"
 LOCK = "library"
 """Held by the process that follows the folder."""
+PART = "part-"
+"""How folders begin that are being filled; what is left of them is removed at the next start."""
 SAMPLE = 20
 """Files that are looked at before a moved folder is believed to be the same; half of them must be
 there with the same content: some may have been edited meanwhile."""
@@ -150,7 +152,9 @@ def keep_model(store: Store, model: str, known: Library | None) -> str:
     digest = bundle_digest(source)
     if known is None or digest != known.model:
         Bundle(source)  # refuses what is broken
-        with tempfile.TemporaryDirectory(dir=store.storage.home) as folder:
+        home = store.storage.home / "library"
+        home.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home, prefix=PART) as folder:
             copy = Path(folder) / "model"
             shutil.copytree(source, copy)  # no links: others may change theirs in place
             store.put_model(copy, digest)
@@ -195,22 +199,27 @@ def no_model(model: str) -> InputError:
     )
 
 
-def first_release(library: Library) -> None:
-    """Publish a release without pictures where there is none at all."""
-    store = library.store
-    if store.pointer() is not None:
-        return
-    release = Release(
-        model=library.model,
+def empty_release(library: Library) -> Release:
+    """A release of the library's model without pictures."""
+    store, model = library.store, library.model
+    return Release(
+        model=model,
         segments=(),
         inventory="",
         pictures=0,
-        dimension=Bundle(store.model(library.model)).dimension,
+        dimension=Bundle(store.model(model)).dimension,
         parameters={"pictures": library.root},
-        files=store.files_of(library.model, ()),
+        files=store.files_of(model, ()),
     )
-    with suppress(StaleError):  # a second process was quicker
-        store.publish(store.write_release(release), after=0, reason="refresh")
+
+
+def first_release(library: Library) -> None:
+    """Publish a release without pictures where there is none at all."""
+    store = library.store
+    if store.pointer() is None:
+        with suppress(StaleError):  # a second process was quicker
+            release = store.write_release(empty_release(library))
+            store.publish(release, after=0, reason="refresh")
 
 
 # --- a folder that was moved ------------------------------------------------------------------

@@ -8,7 +8,7 @@ small one. The vectors are in no file until a segment is written; who is killed 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,15 @@ from wentu.library.state import DAMAGED, PICTURE, UNREADABLE, State
 from wentu.store import Store
 
 BATCH, BATCH_BYTES = 32, 64_000_000
-"""Files that are read at once."""
+"""Files that are decoded at once, while the next so many are read."""
+AHEAD = 8
+"""Batches that are taken from the state at once."""
 THREADS = min(4, os.cpu_count() or 1)
 """Each may hold a decoded picture of 50 million pixels: 150 MB."""
 
 Vector = npt.NDArray[np.float32]
+File = tuple[str, str]
+"""A path and its mark."""
 Tell = Callable[[str, str], object]
 """Is told (path, what is wrong with it)."""
 
@@ -66,26 +70,29 @@ class Reader:
         vectors: dict[int, Vector] = {}
         done = 0
         with ThreadPoolExecutor(THREADS) as pool:
-            while files := self._state.waiting(BATCH, BATCH_BYTES):
-                data = list(pool.map(self._bytes, [path for path, _ in files]))
-                lost = any(isinstance(each, OSError) for each in data)
-                if lost and not reachable(self._root):
-                    break
-                vectors |= self._batch(files, data, pool, tell)
-                done += len(files)
-                if not go_on(done):
-                    break
+            while batches := list(portions(self._state.waiting(AHEAD * BATCH))):
+                ahead = pool.map(self._bytes, batches[0])
+                for files, following in zip(batches, [*batches[1:], []], strict=True):
+                    data, ahead = list(ahead), pool.map(self._bytes, following)
+                    lost = any(isinstance(each, OSError) for each in data)
+                    if lost and not reachable(self._root):
+                        return vectors
+                    with self._state.trying([path for path, _ in files]):
+                        vectors |= self._batch(files, data, pool, tell)
+                    done += len(files)
+                    if not go_on(done):
+                        return vectors
         return vectors
 
-    def _bytes(self, path: str) -> bytes | OSError:
+    def _bytes(self, file: File) -> bytes | OSError:
         try:
-            return Path(self._root, path).read_bytes()
+            return Path(self._root, file[0]).read_bytes()
         except OSError as error:
             return error
 
     def _batch(
         self,
-        files: list[tuple[str, str]],
+        files: list[File],
         data: list[bytes | OSError],
         pool: ThreadPoolExecutor,
         tell: Tell,
@@ -157,3 +164,17 @@ class Reader:
 
     def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> Iterator[Vector]:
         return iter(self._opened().encode_arrays(np.stack(pixels)) if pixels else ())
+
+
+def portions(files: Iterable[tuple[str, str, int]]) -> Iterator[list[File]]:
+    """Batches of (path, mark) of (path, mark, bytes), small in number and in bytes."""
+    batch: list[File] = []
+    total = 0
+    for path, mark, size in files:
+        if batch and (len(batch) == BATCH or total + size > BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append((path, mark))
+        total += size
+    if batch:
+        yield batch

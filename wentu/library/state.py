@@ -1,7 +1,8 @@
 """What is known of each file of a library: a catalog of everything, and what it was known by.
 
-It is an ordinary catalog (so that segments are cut out of it as everywhere) with four more tables:
-each file with its mark, what is damaged, and the fingerprints by which near-duplicates are found.
+It is an ordinary catalog (so that segments are cut out of it as everywhere) with some more tables:
+each file with its mark, what is damaged, what is being decoded, which thumbnails nobody needs, and
+the fingerprints by which near-duplicates are found.
 
 A file is waiting (found, not read yet), a picture, damaged, or unreadable. While any is waiting,
 what is gone stays in ``paths``: a file that was renamed is found under its old name until it was
@@ -11,6 +12,7 @@ read under its new one. It may be lost at any time: it is made again from the cu
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -22,10 +24,16 @@ from wentu.pictures import Fingerprint
 from wentu.store import Release, Store
 
 WAITING, PICTURE, DAMAGED, UNREADABLE = range(4)
+CRASHES = 2
+"""Ends of the process after which the file that was being decoded is given up: the first time among
+others, the second time alone."""
 _TABLES = """
 CREATE TABLE files (path TEXT PRIMARY KEY, mark TEXT NOT NULL, changed INTEGER NOT NULL,
     size INTEGER NOT NULL, state INTEGER NOT NULL, picture INTEGER) WITHOUT ROWID;
 CREATE TABLE damaged (digest BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trying (path TEXT PRIMARY KEY, crashes INTEGER NOT NULL, now INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE gone (picture INTEGER PRIMARY KEY, since REAL NOT NULL);
 CREATE TABLE prints (picture INTEGER PRIMARY KEY, hash TEXT, mini BLOB);
 CREATE TABLE bands (band INTEGER, key INTEGER, picture INTEGER);
 CREATE INDEX files_by_mark ON files (mark);
@@ -71,22 +79,50 @@ class State:
 
     # --- reading files -------------------------------------------------------------------------
 
-    def waiting(self, most: int, most_bytes: int) -> list[tuple[str, str]]:
-        """(path, mark) of the next files to read, the newest first; at least one if there is any.
+    def waiting(self, most: int) -> list[tuple[str, str, int]]:
+        """(path, mark, bytes) of the next files to read, the newest first.
 
-        The newest first: what somebody has just put there is found soon, also while many wait.
+        The newest first: what somebody has just put there is found soon, also while many wait. One
+        of those that a crash may have been about comes alone, after all others.
         """
         query = (
-            "SELECT path, mark, size FROM files WHERE state = 0 ORDER BY changed DESC, path LIMIT ?"
+            "SELECT f.path, mark, size FROM files f LEFT JOIN trying t ON t.path = f.path WHERE "
+            f"state = {WAITING} AND crashes IS {{}} NULL ORDER BY changed DESC, f.path LIMIT ?"
         )
-        found: list[tuple[str, str]] = []
-        total = 0
-        for path, mark, size in self.db.execute(query, (most,)).fetchall():
-            total += size
-            if found and total > most_bytes:
-                break
-            found.append((path, mark))
-        return found
+        found = self.db.execute(query.format(""), (most,)).fetchall()
+        found = found or self.db.execute(query.format("NOT"), (1,)).fetchall()
+        return [(path, mark, size) for path, mark, size in found]
+
+    @contextmanager
+    def trying(self, paths: list[str]) -> Iterator[None]:
+        """Remember what is being decoded, should it end this process."""
+        rows = [(each,) for each in paths]
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO trying VALUES (?, 0, 0)", rows)
+            db.executemany("UPDATE trying SET now = 1 WHERE path = ?", rows)
+        try:
+            yield
+        finally:  # which is not reached where the process ends
+            self.db.executemany("DELETE FROM trying WHERE path = ?", rows)
+
+    def after_end(self, crashed: bool) -> list[str]:
+        """What was being decoded when the last process ended; paths that are given up.
+
+        Args:
+            crashed: it ended by itself, so one of them may be to blame; else none is.
+        """
+        with self.transaction() as db:
+            if not crashed:
+                db.execute("DELETE FROM trying")
+                return []
+            db.execute("UPDATE trying SET crashes = crashes + 1 WHERE now")
+            db.execute("UPDATE trying SET now = 0")
+            query = "SELECT path FROM trying WHERE crashes >= ?"
+            bad = [path for (path,) in db.execute(query, (CRASHES,))]
+            for path in bad:
+                db.execute(f"UPDATE files SET state = {DAMAGED} WHERE path = ?", (path,))
+                db.execute("DELETE FROM trying WHERE path = ?", (path,))
+            return bad
 
     def known(self, digest: bytes) -> int | None:
         """The id of the picture with these bytes."""
@@ -131,9 +167,25 @@ class State:
                 "DELETE FROM paths WHERE NOT EXISTS (SELECT 1 FROM files f WHERE "
                 f"f.path = paths.path AND (f.picture = paths.picture OR f.state = {UNREADABLE}))"
             )
-            db.execute("DELETE FROM pictures WHERE id NOT IN (SELECT picture FROM paths)")
+            nameless = "id NOT IN (SELECT picture FROM paths)"
+            db.execute(
+                f"INSERT OR REPLACE INTO gone SELECT id, ? FROM pictures WHERE {nameless}",
+                (time.time(),),
+            )
+            db.execute(f"DELETE FROM pictures WHERE {nameless}")
             for table in ("prints", "bands"):
                 db.execute(f"DELETE FROM {table} WHERE picture NOT IN (SELECT id FROM pictures)")
+
+    def gone(self, before: float) -> list[int]:
+        """Pictures that are no more since then at least (Unix time)."""
+        self.db.execute("DELETE FROM gone WHERE picture IN (SELECT id FROM pictures)")
+        query = "SELECT picture FROM gone WHERE since <= ?"
+        return [picture for (picture,) in self.db.execute(query, (before,))]
+
+    def cleared(self, pictures: Iterable[int]) -> None:
+        """Nothing is left of these."""
+        with self.transaction() as db:
+            db.executemany("DELETE FROM gone WHERE picture = ?", ((each,) for each in pictures))
 
     def forget(self, pictures: Iterable[int]) -> None:
         """Read these pictures' files again: their vectors were lost."""

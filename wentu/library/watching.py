@@ -38,7 +38,7 @@ class Watch:
         self._thread.join(timeout=10)
 
     def _keep(self) -> None:
-        pause = FIRST_PAUSE
+        pause, crashed = FIRST_PAUSE, False
         while not self._ended.is_set():
             began = time.monotonic()
             with self._lock:
@@ -46,6 +46,7 @@ class Watch:
                     return
                 place = str(self._library.store.storage.home)
                 words = [sys.executable, "-m", "wentu.library.follow", place]
+                words += ["crashed"] if crashed else []
                 self._child = subprocess.Popen(words, stdin=subprocess.PIPE)
             status = self._child.wait()
             with suppress(OSError):
@@ -53,6 +54,7 @@ class Watch:
                     self._child.stdin.close()
             if self._ended.is_set():
                 return
+            crashed = True
             Lines("library").tell(
                 pick(
                     f"the process that follows {self._library.root} ended ({status}); it is "

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu import ann
-from wentu.formats import CATALOG, folder_sha256, open_catalog
-from wentu.library.place import Library
-from wentu.library.state import State
+from wentu.errors import WentuError
+from wentu.formats import CATALOG, folder_sha256, open_catalog, read_json, write_json
+from wentu.library.place import PART, Library, empty_release
+from wentu.library.state import WAITING, State
 from wentu.segments import Ids, ReadyVectors, copy_catalog, described
 from wentu.store import Pointer, Release, SegmentRef, Store
 
@@ -34,6 +35,9 @@ GROWTH = 4
 """An older segment is taken in while it has at most so many times the rows that are written: then
 segments grow by that factor, and a row is copied about log4 of all rows times."""
 
+BESIDE = "beside.json"
+"""Names the release that is made with another model than the current one's."""
+Vector = npt.NDArray[np.float32]
 Said = npt.NDArray[Any]
 """[N] (id, hash of what a catalog says of it), by id."""
 
@@ -64,8 +68,11 @@ class Writer:
     state: State
     _said: dict[str, Said] = field(default_factory=dict)
 
-    def publish(self, vectors: Mapping[int, npt.NDArray[np.float32]]) -> Release | None:
-        """Publish what the state says, if that is not what is current; the release.
+    def publish(self, vectors: Mapping[int, Vector]) -> Release | None:
+        """Make what the state says the current release, if it is not; that release.
+
+        With another model than the current release's, releases are made beside it, and the first
+        one that holds everything becomes current.
 
         Args:
             vectors: [D] of new pictures, by id. Pictures that have none, neither here nor in a
@@ -76,28 +83,51 @@ class Writer:
             current = store.current()
             assert current is not None, "a library has a release from its beginning"
             pointer, base = current
-            same = base.model == self.library.model
-            old = self._old(base.segments if same else ())
-            said = described(self.state.db)
-            for each in old:
-                alive = np.intersect1d(said, each.said, assume_unique=True)["id"]
-                each.serves = np.intersect1d(alive, each.serves, assume_unique=True)
-            known = np.sort(np.concatenate([np.empty(0, np.int64), *(e.serves for e in old)]))
-            writing = np.setdiff1d(said["id"], known, assume_unique=True)
-            ready = ReadyVectors(store, tuple(each.digest for each in old))
-            fresh = np.sort(np.fromiter(vectors, np.int64, len(vectors)))
-            lost = writing[~(ready.holds(writing) | np.isin(writing, fresh))]
-            if len(lost):
-                self.state.forget(lost.tolist())
-                writing = np.setdiff1d(writing, lost, assume_unique=True)
-            if same and not len(writing) and all(len(e.serves) == e.was for e in old):
-                return None
-            kept, ids = absorb(old, writing)
-            new = self._segment(ids, vectors, ready) if len(ids) else {}
-            release = self._release(base, kept, new, len(known) + len(writing))
-            self._point(pointer, release)
-            self._said = {each.digest: each.said for each in kept}
+            beside = base.model != self.library.model
+            if beside:
+                base = self._beside()
+            release = self._next(base, vectors)
+            if release:
+                store.write_release(release)
+            if beside:
+                if self.state.count(WAITING):
+                    if release:
+                        write_json(self.library.home / BESIDE, {"release": release.id})
+                    return release
+                release = release or base
+                store.write_release(release)
+            if release:
+                number = pointer.number
+                store.publish(release.id, after=number, reason="refresh", pinned=pointer.pinned)
+                (self.library.home / BESIDE).unlink(missing_ok=True)
             return release
+
+    def _beside(self) -> Release:
+        """What there is of the release with the new model."""
+        found = beside(self.library)
+        return found if found and found.model == self.library.model else empty_release(self.library)
+
+    def _next(self, base: Release, vectors: Mapping[int, Vector]) -> Release | None:
+        """What follows a release, its new segment in the store; None where nothing changed."""
+        old = self._old(base.segments)
+        said = described(self.state.db)
+        for each in old:
+            alive = np.intersect1d(said, each.said, assume_unique=True)["id"]
+            each.serves = np.intersect1d(alive, each.serves, assume_unique=True)
+        known = np.sort(np.concatenate([np.empty(0, np.int64), *(e.serves for e in old)]))
+        writing = np.setdiff1d(said["id"], known, assume_unique=True)
+        ready = ReadyVectors(self.library.store, tuple(each.digest for each in old))
+        fresh = np.fromiter(vectors, np.int64, len(vectors))
+        lost = writing[~(ready.holds(writing) | np.isin(writing, fresh))]
+        if len(lost):
+            self.state.forget(lost.tolist())
+            writing = np.setdiff1d(writing, lost, assume_unique=True)
+        if not len(writing) and all(len(each.serves) == each.was for each in old):
+            return None
+        kept, ids = absorb(old, writing)
+        new = self._segment(ids, vectors, ready, base.dimension) if len(ids) else {}
+        self._said = {each.digest: each.said for each in kept}
+        return self._release(base, kept, new, len(known) + len(writing))
 
     def _old(self, segments: tuple[SegmentRef, ...]) -> list[_Old]:
         found = []
@@ -114,12 +144,11 @@ class Writer:
         return found
 
     def _segment(
-        self, ids: Ids, fresh: Mapping[int, npt.NDArray[np.float32]], ready: ReadyVectors
+        self, ids: Ids, fresh: Mapping[int, Vector], ready: ReadyVectors, dimension: int
     ) -> dict[str, dict[str, str]]:
         """Write a segment of these pictures into the store: its digest -> SHA-256 by file."""
         store = self.library.store
-        dimension = self._dimension()
-        with tempfile.TemporaryDirectory(dir=self.library.home, prefix="segment-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.library.home, prefix=PART) as folder:
             part = Path(folder) / "segment"
             part.mkdir()
             np.save(part / "ids.npy", ids)
@@ -136,11 +165,6 @@ class Writer:
             for path in part.iterdir():
                 flush(path)
             return {store.put_segment(part): folder_sha256(part)}
-
-    def _dimension(self) -> int:
-        current = self.library.store.current()
-        assert current is not None
-        return current[1].dimension
 
     def _release(
         self, base: Release, kept: list[_Old], new: dict[str, dict[str, str]], pictures: int
@@ -163,15 +187,6 @@ class Writer:
             dimension=base.dimension,
             parameters={"pictures": self.library.root},
             files=files,
-        )
-
-    def _point(self, pointer: Pointer, release: Release) -> None:
-        store = self.library.store
-        store.publish(
-            store.write_release(release),
-            after=pointer.number,
-            reason="refresh",
-            pinned=pointer.pinned,
         )
 
 
@@ -203,36 +218,49 @@ GRACE = 600.0
 """Seconds for which a release stays after the next one: a service may be about to open it."""
 
 
-def collect(library: Library) -> None:
+def collect(library: Library, state: State) -> None:
     """Remove what neither the current release, nor the one before, nor a recent one needs."""
     store = library.store
+    before = store.storage.now() - GRACE
     with store.storage.lock("promote"):
-        history = store.history()
-        if len(history) < 2:
-            return
-        before = store.storage.now() - GRACE
-        kept = [
-            (pointer, release)
-            for number, (pointer, release) in enumerate(history)
-            if number >= len(history) - 2 or _changed(store, history[number + 1][0]) > before
-        ]
+        kept = _kept(store, before)
+        made = beside(library)
+        releases = [*kept.values(), *([made] if made else [])]
         needed = {
-            "segments": {s.digest for _, release in kept for s in release.segments},
-            "models": {release.model for _, release in kept},
-            "releases": {f"{pointer.release}.json" for pointer, _ in kept},
-            "pointer": {f"{pointer.number:08d}.json" for pointer, _ in kept},
+            # What points goes before what it points at.
+            "pointer": {f"{pointer.number:08d}.json" for pointer in kept},
+            "releases": {f"{release.id}.json" for release in releases},
+            "segments": {each.digest for release in releases for each in release.segments},
+            "models": {library.model, *(release.model for release in releases)},
         }
-        # What points goes before what it points at.
-        for kind in ("pointer", "releases", "segments", "models"):
-            for name in list(store.storage.list(kind)):
-                if name in needed[kind]:
-                    continue
-                if kind in ("segments", "models"):
-                    store.storage.remove(f"{kind}/{name}")
-                else:
+        for kind, names in needed.items():
+            for name in set(store.storage.list(kind)) - names:
+                if name.endswith(".json"):
                     store.storage.delete([f"{kind}/{name}"])
+                else:
+                    store.storage.remove(f"{kind}/{name}")
+        gone = state.gone(before)
+        store.storage.delete(store.thumbnail_key(each) for each in gone)
+        state.cleared(gone)
 
 
-def _changed(store: Store, pointer: Pointer) -> float:
-    """When a pointer was made, in Unix time."""
-    return (store.storage.home / f"pointer/{pointer.number:08d}.json").stat().st_mtime
+def _kept(store: Store, before: float) -> dict[Pointer, Release]:
+    """The releases that stay, by their pointers: replaced after ``before``, and the last two."""
+    history = store.history()
+    times = [
+        (store.storage.home / f"pointer/{p.number:08d}.json").stat().st_mtime for p, _ in history
+    ]
+    replaced = [*times[1:], before + 1]
+    return {
+        pointer: release
+        for number, (pointer, release) in enumerate(history)
+        if replaced[number] > before or number >= len(history) - 2
+    }
+
+
+def beside(library: Library) -> Release | None:
+    """The release that is being made with another model; None where there is none."""
+    try:
+        return library.store.release(read_json(library.home / BESIDE)["release"])
+    except WentuError:
+        return None
