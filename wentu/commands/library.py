@@ -148,12 +148,12 @@ def qr_code(text: str) -> str:
     """Dark on light whatever the colours of the terminal; two rows of the code in each line."""
     import segno
 
-    rows = [list(row) for row in segno.make(text, error="l", micro=False).matrix_iter(border=2)]
+    rows = [list(row) for row in segno.make(text, error="l", micro=False).matrix_iter(border=4)]
     if len(rows) % 2:
         rows.append([False] * len(rows[0]))
     lines = []
     for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-        cells = ("█▄▀ "[2 * bool(a) + bool(b)] for a, b in zip(upper, lower, strict=True))
+        cells = ("█▀▄ "[2 * bool(a) + bool(b)] for a, b in zip(upper, lower, strict=True))
         lines.append(f"\x1b[97;40m{''.join(cells)}\x1b[0m")
     return "\n".join(lines)
 

@@ -119,11 +119,14 @@ class Reader:
                     db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (digest, outcome))
             for (path, mark), digest, each in zip(files, digests, data, strict=True):
                 self._settle(path, mark, digest, each, tell)
-        for digest, picture in ids.items():
-            key = self._store.thumbnail_key(picture)
-            if not self._store.storage.exists(key):
-                self._store.storage.write(key, good[digest].thumbnail)
+        thumbnails = [good[digest].thumbnail for digest in ids]
+        list(pool.map(self._keep_thumbnail, ids.values(), thumbnails))
         return dict(zip(ids.values(), embedded, strict=True))
+
+    def _keep_thumbnail(self, picture: int, thumbnail: bytes) -> None:
+        key = self._store.thumbnail_key(picture)
+        if not self._store.storage.exists(key):
+            self._store.storage.write(key, thumbnail)
 
     def _settle(
         self, path: str, mark: str, digest: bytes, data: bytes | OSError, tell: Tell
