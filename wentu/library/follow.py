@@ -2,9 +2,9 @@
 
 A process, not a thread: decoding what anybody may have put there is the one thing that can crash or
 eat all memory, and it would share Python's lock with the queries. It runs at a low priority, ends
-when the service does (its standard input is closed then), and may be killed at any moment.
+when the service does, and may be killed at any moment.
 
-    python -m wentu.library.follow STORE [crashed]
+    python -m wentu.library.follow STORE PARENT [crashed]
 """
 
 from __future__ import annotations
@@ -186,21 +186,21 @@ class Follower:
         self._said = problem
 
 
-def end_with_parent() -> None:
-    """End as soon as standard input is closed: whoever started this is gone."""
+def end_with(parent: int) -> None:
+    """End soon after ``parent``, which started this process, whatever ended it."""
 
     def wait() -> NoReturn:
-        while sys.stdin.buffer.read(4096):
-            pass
+        while os.getppid() == parent:
+            time.sleep(0.3)
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main(place: str, crashed: bool) -> None:
+def main(place: str, parent: int, crashed: bool) -> None:
     """Follow the library in a store, as soon as nobody else does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends us
-    end_with_parent()
+    end_with(parent)
     os.nice(10)
     library = load(place)
     assert library is not None, "the service made it"
@@ -222,4 +222,4 @@ def main(place: str, crashed: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "crashed" in sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), "crashed" in sys.argv[3:])

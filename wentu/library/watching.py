@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 
 from wentu.language import pick
 from wentu.library.place import Library
@@ -45,13 +45,10 @@ class Watch:
                 if self._ended.is_set():
                     return
                 place = str(self._library.store.storage.home)
-                words = [sys.executable, "-m", "wentu.library.follow", place]
+                words = [sys.executable, "-m", "wentu.library.follow", place, str(os.getpid())]
                 words += ["crashed"] if crashed else []
-                self._child = subprocess.Popen(words, stdin=subprocess.PIPE)
+                self._child = subprocess.Popen(words, stdin=subprocess.DEVNULL)
             status = self._child.wait()
-            with suppress(OSError):
-                if self._child.stdin:
-                    self._child.stdin.close()
             if self._ended.is_set():
                 return
             crashed = True
