@@ -11,6 +11,7 @@ import pytest
 
 from tests.library.folders import OLD, assert_right, fill, follow, held, jpeg, opened, put
 from wentu.errors import InputError
+from wentu.gc import collect
 from wentu.library.place import LOCK, default_place, load, open_library
 from wentu.store import Store
 
@@ -87,6 +88,28 @@ def test_a_store_inside_the_folder_is_no_part_of_it(root: Path, built: Any) -> N
     library = opened(root, root / "index", built.winner)
     follow(library, 3)
     assert len(held(library.store)[0]) == 30
+
+
+def test_a_known_folder_that_is_away_is_served(root: Path, built: Any, tmp_path: Path) -> None:
+    follow(open_library(str(root), model=str(built.winner)))
+    root.rename(tmp_path / "away")
+    library = open_library(str(root))
+    follow(library)
+    assert len(held(library.store)[0]) == 30
+
+
+def test_gc_and_the_follower_get_along(root: Path, built: Any, tmp_path: Path) -> None:
+    library = opened(root, tmp_path / "index", built.winner)
+    follow(library)
+    for number in range(5):
+        (root / f"{number}/{number:05d}.jpg").unlink()
+    follow(library)
+    plan = collect(library.store, keep=0, grace=0)
+    assert plan.dead == 5
+    assert_right(library, root, built.winner)
+    fill(root, range(100, 103))
+    follow(library)
+    assert_right(library, root, built.winner)
 
 
 # --- moved ------------------------------------------------------------------------------------

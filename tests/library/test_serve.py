@@ -17,6 +17,7 @@ from tests.library.service import serving, until
 from wentu.commands import library as own
 from wentu.errors import InputError
 from wentu.library.place import load
+from wentu.library.status import lives
 
 
 def follower(index: Path) -> int:
@@ -51,12 +52,12 @@ def test_a_folder_is_served_and_followed(built: Any, tmp_path: Path) -> None:
         until(lambda: not service.found(new))
 
         os.kill(follower(index), signal.SIGKILL)  # serving goes on, and it is started again
-        until(lambda: service.library()["state"] == "stopped")
+        until(lambda: service.library().get("state") == "stopped")
         assert "not followed" in service.library()["problem"]
         assert service.found(jpeg(7)) == ["0/00007.jpg"]
-        until(lambda: service.library()["state"] == "following")
+        until(lambda: service.library().get("state") == "following")
         root.rename(tmp_path / "away")
-        until(lambda: service.library()["state"] == "away")
+        until(lambda: service.library().get("state") == "away")
         assert service.found(jpeg(7)) == ["0/00007.jpg"]
         (tmp_path / "away").rename(root)
         put(root / "new.jpg", new)
@@ -87,7 +88,7 @@ def test_of_two_services_one_follows_and_the_other_takes_over(built: Any, tmp_pa
             fill(root, range(5, 6))
             until(lambda: two.found(jpeg(5)) == ["5/00005.jpg"])
             assert follower(index) != first
-            until(lambda: not Path(f"/proc/{first}").exists())
+            until(lambda: not lives(first))
 
 
 @pytest.mark.parametrize("name", ["model", "moved_from"])

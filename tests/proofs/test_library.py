@@ -78,6 +78,10 @@ class Day:
                 self.kill()
         self.is_right()
 
+    def says(self, state: str) -> bool:
+        """Does the service say that its library is in that state?"""
+        return self.service is not None and self.service.library().get("state") == state
+
     def is_right(self) -> None:
         """In a while it says what lies there. (A minute is promised for one new picture.)"""
         library = load(str(self.index))
@@ -85,7 +89,7 @@ class Day:
         expected = there(self.root)
         until(lambda: library.store.current()[1].pictures == len(set(expected.values())), 240)
         until(lambda: held(library.store)[0] == expected)
-        until(lambda: self.service and self.service.library()["state"] == "following")
+        until(lambda: self.says("following"))
         assert_right(library, self.root, self.model)
 
 
@@ -120,10 +124,10 @@ def test_killed_again_and_again_the_index_ends_right(built: Any, tmp_path: Path)
         assert before
         pointer = before.store.pointer()
         day.root.rename(away)
-        until(lambda: day.service and day.service.library()["state"] == "away")
+        until(lambda: day.says("away"))
         day.kill()
         day.root.mkdir()  # the mount point
-        until(lambda: day.service and day.service.library()["state"] == "away")
+        until(lambda: day.says("away"))
         assert before.store.pointer() == pointer
         kept = away / "new/改名 5.jpg"
         assert day.service.found(kept.read_bytes()) == ["new/改名 5.jpg"]

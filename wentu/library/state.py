@@ -24,6 +24,10 @@ from wentu.pictures import Fingerprint
 from wentu.store import Release, Store
 
 WAITING, PICTURE, DAMAGED, UNREADABLE = range(4)
+IN_RELEASES = (("pictures", "id"), ("paths", "picture"))
+"""Tables with rows of pictures that segments have too, and the column of the picture's id."""
+ONLY_HERE = ("prints", "bands")
+"""Tables with rows of pictures that segments do not have; their column is ``picture``."""
 CRASHES = 2
 """Ends of the process after which the file that was being decoded is given up: the first time among
 others, the second time alone."""
@@ -173,7 +177,7 @@ class State:
                 (time.time(),),
             )
             db.execute(f"DELETE FROM pictures WHERE {nameless}")
-            for table in ("prints", "bands"):
+            for table in ONLY_HERE:
                 db.execute(f"DELETE FROM {table} WHERE picture NOT IN (SELECT id FROM pictures)")
 
     def gone(self, before: float) -> list[int]:
@@ -192,10 +196,8 @@ class State:
         rows = [(each,) for each in pictures]
         with self.transaction() as db:
             db.executemany("UPDATE files SET state = 0, picture = NULL WHERE picture = ?", rows)
-            db.executemany("DELETE FROM paths WHERE picture = ?", rows)
-            db.executemany("DELETE FROM pictures WHERE id = ?", rows)
-            for table in ("prints", "bands"):
-                db.executemany(f"DELETE FROM {table} WHERE picture = ?", rows)
+            for table, column in (*IN_RELEASES, *((each, "picture") for each in ONLY_HERE)):
+                db.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)
 
     def try_again(self) -> None:
         """Read again what could not be opened."""
@@ -242,7 +244,7 @@ def _take_over(path: Path, store: Store, release: Release) -> None:
                 db.execute("ATTACH ? AS old", (str(catalog),))
             db.execute("CREATE TEMP TABLE dead (id INTEGER PRIMARY KEY)")
             db.executemany("INSERT INTO dead VALUES (?)", ((each,) for each in segment.tombstones))
-            for table, column in (("pictures", "id"), ("paths", "picture")):
+            for table, column in IN_RELEASES:
                 names = ", ".join(row[1] for row in db.execute(f"PRAGMA old.table_info({table})"))
                 db.execute(
                     f"INSERT OR REPLACE INTO main.{table} ({names}) SELECT {names} FROM "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from wentu.errors import WentuError
 from wentu.formats import read_json, write_json
@@ -59,14 +60,19 @@ def read_status(store: Store) -> Status | None:
         status = Status(**read_json(store.storage.home / STATUS))
     except (WentuError, TypeError):
         return None
-    return status if _lives(status.pid) else replace(status, state="stopped")
+    return status if lives(status.pid) else replace(status, state="stopped")
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Is there such a process, and not merely what is left of one that nobody waited for?"""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # somebody else's
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2]
+    except OSError:  # another system than Linux, or it ended just now
+        return not Path("/proc/self/stat").exists()
+    return not state.startswith(b"Z")
