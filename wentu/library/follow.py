@@ -36,7 +36,7 @@ FIRST_STEP, LONGEST_STEP = 5.0, 20.0
 """Seconds of reading after which what was read is published; it grows with what publishing takes.
 A picture that comes during one is the first to be read in the next: found within a minute."""
 RETRY = 600.0
-"""Seconds after which what could not be opened is tried again."""
+"""Seconds after which what could not be opened is tried again, and what is not needed removed."""
 MOST_TOLD = 20
 """Bad files that are named on the terminal after each look."""
 
@@ -100,6 +100,7 @@ class Follower:
                 self.step(found, took)
             if time.monotonic() - self.tried > RETRY:
                 self.state.try_again()
+                collect(self.library, self.state)
                 self.tried = time.monotonic()
         except Exception as error:
             said = (
