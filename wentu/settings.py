@@ -4,6 +4,8 @@ WENTU_STORE           the store (default ./wentu-store)
 WENTU_WEIGHTS         folder of pretrained weights (default ~/.cache/clip, cn_clip's own)
 WENTU_CACHE           folder for copies out of s3://, and for this machine's runs of a store that
                       lies there (default ~/.cache/wentu)
+XDG_DATA_HOME         below it, in wentu/, lie the indexes of `wentu serve --library` (default
+                      ~/.local/share)
 WENTU_LANG            en or zh (default: from LANG)
 WENTU_TRACKING        "off": no MLflow
 MLFLOW_TRACKING_URI   an MLflow server; without it a run keeps its own in the store
@@ -62,6 +64,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def data_folder() -> Path:
+    """Where what this user made is kept if they name no place: indexes of their folders."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "wentu"
 
 
 @cache

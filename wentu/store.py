@@ -16,6 +16,7 @@
     work/<digest>/            training state that survives a crash
     parts/<digest>/           LMDB or weights of a training on several machines (s3://)
     trainings/<key>/          job.json: what these machines train; failure.json: why it was in vain
+    library/                  what a folder that is followed was known by: see wentu/library
     runs/<id>/                logs, artifacts and run.json of one pipeline run
 
 The pointer is the truth. To publish is to create the next number; of two that try, one gets it and

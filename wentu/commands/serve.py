@@ -6,16 +6,18 @@ import os
 import socket
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wentu.commands import library
 from wentu.commands.options import make_command, make_option
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import is_loopback, store_place
 
 if TYPE_CHECKING:
+    from wentu.commands.library import Served
     from wentu.search.board import Board
     from wentu.search.engine import Engine
     from wentu.search.guard import Rules
@@ -56,6 +58,15 @@ def command() -> click.Command:
                 "图片所在位置，用于提供原图 [与建立索引时相同]。",
             ),
         ),
+        *safety(),
+        *library.options(),
+    ]
+    return made
+
+
+def safety() -> list[click.Option]:
+    """Who may ask, how much, and how it is shared out."""
+    return [
         click.Option(
             ["--no-token"],
             is_flag=True,
@@ -114,7 +125,6 @@ def command() -> click.Command:
             ),
         ),
     ]
-    return made
 
 
 def execute(
@@ -129,9 +139,11 @@ def execute(
     workers: int | None,
     rate: float | None,
     trust_proxy: bool,
+    **own: Any,
 ) -> None:
     """Serve until asked to end."""
     need_packages()
+    host = library.lan_host(own["lan"], host, no_token)
     address, number = host or "127.0.0.1", 8000 if port is None else port
     rules = replace(
         rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload),
@@ -140,17 +152,21 @@ def execute(
         trust_proxy=trust_proxy,
     )
     count = checked(1 if workers is None else workers)
-    place = store or store_place()
+    found = library.served(store=store or "", collection=collection or "", **own)
+    place = found.store or store_place()
     listening = bound(address, number)
     url = address_of(address, listening.getsockname()[1], root_path or "")
     click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
-    if count == 1:
-        answer(listening, place, rules, collection or "", None, 0)
-    else:
-        share(listening, place, rules, collection or "", count)
+    if own["lan"]:
+        click.echo(library.invitation(url, rules.token))
+    with found.following:
+        if count == 1:
+            answer(listening, place, rules, found, None, 0)
+        else:
+            share(listening, place, rules, found, count)
 
 
-def share(listening: socket.socket, place: str, rules: Rules, collection: str, count: int) -> None:
+def share(listening: socket.socket, place: str, rules: Rules, served: Served, count: int) -> None:
     """Answer in several processes until asked to end."""
     from wentu.search.board import AWAY, Board
     from wentu.search.guard import log
@@ -171,7 +187,7 @@ def share(listening: socket.socket, place: str, rules: Rules, collection: str, c
         )
 
     def work(number: int) -> None:
-        answer(listening, place, rules, collection, board, number)
+        answer(listening, place, rules, served, board, number)
 
     listening.listen(BACKLOG)  # before there is one who accepts, and while another takes its place
     supervise(count, work, 2 * GRACE, died)
@@ -181,7 +197,7 @@ def answer(
     listening: socket.socket,
     place: str,
     rules: Rules,
-    collection: str,
+    served: Served,
     board: Board | None,
     worker: int,
 ) -> None:
@@ -201,7 +217,8 @@ def answer(
     service = Service(
         current=Current(Store(place), tell=tell),
         rules=rules,
-        collection=collection,
+        collection=served.collection,
+        library=served.status,
         board=board,
         worker=worker,
     )

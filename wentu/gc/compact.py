@@ -16,18 +16,12 @@ import numpy.typing as npt
 
 from wentu import ann
 from wentu.formats import CATALOG, create_catalog, has_moments
-from wentu.stages.index import copy_catalog
+from wentu.segments import alive_in, copy_catalog
 from wentu.store import Release, SegmentRef, Store
 
 Ids = npt.NDArray[np.int64]
 ROWS = 65536
 """Vectors copied at once."""
-
-
-def alive_in(store: Store, segment: SegmentRef) -> Ids:
-    """[N] sorted ids of a segment that count."""
-    ids = np.sort(np.load(store.segment(segment.digest) / "ids.npy"))
-    return np.setdiff1d(ids, np.array(segment.tombstones, np.int64), assume_unique=True)
 
 
 def alive(store: Store, release: Release) -> Ids:

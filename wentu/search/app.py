@@ -174,6 +174,21 @@ def described(service: Service, engine: Engine) -> s.ReleaseOut:
         verified=state.verified,
         originals=service.originals(engine).there(),
         problem=state.problem,
+        library=library_of(service),
+    )
+
+
+def library_of(service: Service) -> s.LibraryOut | None:
+    """How the folder that is followed stands."""
+    status = service.library() if service.library else None
+    if status is None:
+        return None
+    return s.LibraryOut(
+        state=status.state,
+        indexed=status.indexed,
+        waiting=status.waiting,
+        damaged=status.damaged,
+        problem=status.problem,
     )
 
 

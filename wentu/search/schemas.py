@@ -219,6 +219,21 @@ class SegmentOut(BaseModel):
     tombstones: int
 
 
+class LibraryOut(BaseModel):
+    """How a folder that is followed stands."""
+
+    state: str
+    """indexing, following, away (the folder is out of reach), failing or stopped."""
+    indexed: int
+    """Pictures that can be found."""
+    waiting: int
+    """Files that were found and not read yet."""
+    damaged: int
+    """Files that are no readable pictures."""
+    problem: str
+    """What is wrong, in one sentence; empty where all is well."""
+
+
 class ReleaseOut(BaseModel):
     """What is searched."""
 
@@ -243,6 +258,8 @@ class ReleaseOut(BaseModel):
     """Can the pictures' own files be had here?"""
     problem: str
     """Why what the store points at is not what is served; empty where it is."""
+    library: LibraryOut | None = None
+    """Where a folder is followed (`wentu serve --library`)."""
 
 
 class ErrorOut(BaseModel):

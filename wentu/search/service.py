@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -37,6 +37,21 @@ THREADS = 16
 Result = TypeVar("Result")
 
 
+class LibraryStatus(Protocol):
+    """What is told of a folder that is followed (see wentu/library/status.py)."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def indexed(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def damaged(self) -> int: ...
+    @property
+    def problem(self) -> str: ...
+
+
 @dataclass(kw_only=True)
 class Service:
     """See the top of this file."""
@@ -46,6 +61,8 @@ class Service:
     collection: str = ""
     """Where the pictures lie; empty: where they lay when the release was made."""
     most_pixels: int = MOST_PIXELS
+    library: Callable[[], LibraryStatus | None] | None = None
+    """How the folder that is followed stands; None: no folder is followed."""
     metrics: Metrics = field(default_factory=Metrics)
     board: Board | None = None
     """What several workers share; None: this process answers alone."""

@@ -35,15 +35,13 @@ from wentu.formats import (
     write_json,
 )
 from wentu.language import pick
+from wentu.segments import ReadyVectors, described
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.store import COMPACT_ABOVE, Release, SegmentRef, Store
 
 Ids = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
-
-ROWS_AT_ONCE = 65_536
-"""Vectors that are copied at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,58 +202,6 @@ def ids_of(db: sqlite3.Connection) -> Ids:
     count = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
     rows = (row[0] for row in db.execute("SELECT id FROM pictures ORDER BY id"))
     return np.fromiter(rows, np.int64, count)
-
-
-def described(db: sqlite3.Connection) -> npt.NDArray[Any]:
-    """[N] (id, hash of what a catalog says of it: paths, captions, group, ...), by id."""
-    query = (
-        "SELECT p.id, p.split, p.own_id, p.grp, (SELECT group_concat(path, char(10)) FROM (SELECT "
-        "path FROM paths WHERE picture = p.id ORDER BY path)), (SELECT group_concat(said, "
-        "char(10)) FROM (SELECT text || coalesce(original, '') AS said FROM captions "
-        "WHERE picture = p.id ORDER BY text)) FROM pictures p ORDER BY p.id"
-    )
-    kind = np.dtype([("id", np.int64), ("said", np.int64)])
-    count = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
-    return np.fromiter(((row[0], hash(row[1:])) for row in db.execute(query)), kind, count)
-
-
-class ReadyVectors:
-    """Vectors that segments of the store hold already."""
-
-    def __init__(self, store: Store, digests: tuple[str, ...]) -> None:
-        self._parts = []
-        for digest in reversed(digests):  # the newest first: it replaces the older
-            folder = store.segment(digest)
-            ids = np.load(folder / "ids.npy")
-            order = np.argsort(ids)
-            vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-            self._parts.append((ids[order], order, vectors))
-
-    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """[N] is there a vector of it?"""
-        found = np.zeros(len(ids), bool)
-        for known, _, _ in self._parts:
-            found |= places(known, ids) >= 0
-        return found
-
-    def copy(self, ids: Ids, vectors: npt.NDArray[np.float32]) -> None:
-        """Put the vectors that there are into ``vectors``, row by row of ``ids``."""
-        left = np.ones(len(ids), bool)
-        for known, order, source in self._parts:
-            at = places(known, ids)
-            rows = np.flatnonzero((at >= 0) & left)
-            left[rows] = False
-            for first in range(0, len(rows), ROWS_AT_ONCE):
-                some = rows[first : first + ROWS_AT_ONCE]
-                vectors[some] = source[order[at[some]]]
-
-
-def places(known: Ids, ids: Ids) -> npt.NDArray[np.intp]:
-    """[N] where each of ``ids`` stands in ``known``, which is sorted; -1: nowhere."""
-    if not len(known):
-        return np.full(len(ids), -1)
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[at] == ids, at, -1)
 
 
 def embed(

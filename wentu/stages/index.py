@@ -7,9 +7,7 @@ wentu/ann), whose recall is measured with pictures and with queries that lie whe
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +16,9 @@ import numpy.typing as npt
 
 from wentu import ann
 from wentu.errors import FormatError, InputError
-from wentu.formats import (
-    CATALOG,
-    create_catalog,
-    digest_of,
-    has_moments,
-    read_json,
-    read_manifest,
-)
+from wentu.formats import CATALOG, digest_of, read_json, read_manifest
 from wentu.language import pick
+from wentu.segments import copy_catalog
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.storage import link_or_copy
@@ -148,30 +140,3 @@ def write_vectors(parts: Sequence[Path], ids: Ids, segment: Path) -> None:
             target[row : row + len(block)] = block
             row += len(block)
     target.flush()
-
-
-def copy_catalog(source: Path, target: Path, ids: list[int]) -> None:
-    """The part of a catalog that speaks of ``ids``."""
-    with closing(create_catalog(target)) as db:
-        db.execute("ATTACH ? AS whole", (str(source),))
-        db.execute("CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY)")
-        db.executemany("INSERT INTO wanted VALUES (?)", ((each,) for each in ids))
-        mine = "SELECT id FROM wanted"
-        moments = f"INSERT INTO moments SELECT * FROM whole.moments WHERE picture IN ({mine})"
-        for statement in (
-            f"INSERT INTO pictures SELECT * FROM whole.pictures WHERE id IN ({mine})",
-            *([moments] if has_moments(db, "whole") else []),
-            f"INSERT INTO paths SELECT * FROM whole.paths WHERE picture IN ({mine})",
-            f"INSERT INTO captions SELECT * FROM whole.captions WHERE picture IN ({mine})",
-            "INSERT INTO facts SELECT * FROM whole.facts",
-            "INSERT INTO texts SELECT * FROM whole.texts WHERE id IN (SELECT text FROM captions)",
-        ):
-            db.execute(statement)
-        db.commit()
-        vacuum(db)
-
-
-def vacuum(db: sqlite3.Connection) -> None:
-    """Equal content becomes equal bytes, so that a retried stage gives the same segment."""
-    db.execute("DETACH whole")
-    db.execute("VACUUM")
