@@ -78,7 +78,9 @@ def test_texts_find_what_the_engine_finds_and_the_right_picture(
     right = 0
     queries = here.example_captions("test", 100)
     for text in queries:
-        answer = service.post("/api/v1/search", json={"text": text, "k": 10})
+        answer = service.post(
+            "/api/v1/search", json={"text": text, "k": 10, "all": True, "fold": False}
+        )
         hits = here.search(text, k=10)
         assert ids(answer) == [hit.id for hit in hits]
         for got, hit in zip(answer.json()["hits"], hits, strict=True):
@@ -95,13 +97,17 @@ def test_pictures_find_what_the_engine_finds_and_themselves_first(
         name = f"pictures/{number:04d}.png"
         data = (ran.drawn / name).read_bytes()
         files = {"picture": (name, data, "image/png")}
-        answer = service.post("/api/v1/search/picture", files=files, data={"k": "10"})
+        answer = service.post(
+            "/api/v1/search/picture", files=files, data={"k": "10", "fold": "false"}
+        )
         assert ids(answer) == [hit.id for hit in here.search(picture=data, k=10)]
         assert name in answer.json()["hits"][0]["paths"]
 
 
 def test_what_it_hands_out_comes_from_the_bucket(service: httpx.Client, ran: Ran) -> None:
-    (hit,) = service.post("/api/v1/search", json={"text": "红色圆形", "k": 1}).json()["hits"]
+    (hit,) = service.post("/api/v1/search", json={"text": "红色圆形", "k": 1, "all": True}).json()[
+        "hits"
+    ]
     thumbnail = service.get(f"/api/v1/pictures/{hit['id']}/thumbnail")
     assert (thumbnail.status_code, thumbnail.headers["content-type"]) == (200, "image/jpeg")
     original = service.get(f"/api/v1/pictures/{hit['id']}/original", params={"location": "true"})

@@ -20,7 +20,7 @@ from tests.search.serving import pictures_of, served, until
 from wentu.commands.serve import command, rate_for
 from wentu.errors import InputError
 
-TEXT = {"text": "红色圆形", "k": 3}
+TEXT = {"text": "红色圆形", "k": 3, "all": True}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_an_error_of_ours_is_a_sentence_without_a_trace(
     built: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(built.store) as client:
-        monkeypatch.setattr("wentu.search.app.page", lambda *_: 1 / 0)
+        monkeypatch.setattr("wentu.search.asking.page", lambda *_: 1 / 0)
         answer = client.post("/api/v1/search", json=TEXT)
         assert answer.status_code == 500
         assert answer.json() == {

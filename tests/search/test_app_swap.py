@@ -16,7 +16,7 @@ from tests.search.serving import POLL, pictures_of, served, until
 from wentu.search.current import Current
 from wentu.store import Release, Store
 
-TEXT = {"text": "红色圆形", "k": 24}
+TEXT = {"text": "红色圆形", "k": 24, "all": True}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_store_without_a_release_is_waited_for(store: str, tmp_path: Path) -> 
         assert answer.json() == {"error": "nothing can be searched yet; /readyz says why."}
         assert answer.headers["retry-after"]
         assert "wentu_ready 0\n" in client.get("/metrics").text
-        for part in ("models", "segments", "thumbnails", "releases", "pointer"):
+        for part in ("models", "segments", "calibrations", "thumbnails", "releases", "pointer"):
             shutil.copytree(Path(store) / part, empty / part)
         until(lambda: client.get("/readyz").status_code == 200)
         assert len(client.post("/api/v1/search", json=TEXT).json()["hits"]) == 24

@@ -452,7 +452,8 @@ class Engine:
     def index_kind(self) -> str:
         """How the largest segment is searched: Flat is exact."""
         largest = max(self._parts, key=lambda part: len(part.ids), default=None)
-        return type(largest.index).__name__.removeprefix("Index") if largest else ""
+        kind = type(largest.index).__name__ if largest else ""
+        return kind.removeprefix("Index").removesuffix("IP")
 
     @cached_property
     def folders(self) -> list[tuple[str, int]]:
