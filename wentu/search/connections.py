@@ -45,114 +45,116 @@ class Limits:
     """All connections are a proxy's, so ``each`` says nothing."""
 
 
+class Watched(H11Protocol):
+    """uvicorn's protocol with a watch, see the top of this file."""
+
+    limits: Limits
+    held: Counter[str]
+    """Connections of each address."""
+    _watch: asyncio.TimerHandle | None = None
+    _fetching: asyncio.TimerHandle | None = None
+    _address = ""
+    _ended = False
+    """Nothing more is read of what comes."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = one_client(self.client[0]) if self.client else ""
+        self.held[self._address] += 1
+        free = self.limits.trust_proxy or self._address in LOOPBACK
+        full = max(
+            len(self.connections) / self.limits.most,
+            0.0 if free else self.held[self._address] / self.limits.each,
+        )
+        if full > 1.5:
+            transport.abort()
+        elif full > 1:
+            self.app = too_many
+        self._await_head(self.limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.held[self._address] -= 1
+        if self.held[self._address] <= 0:
+            del self.held[self._address]
+        for timer in (self._watch, self._fetching):
+            if timer:
+                timer.cancel()
+
+    def on_response_complete(self) -> None:
+        self._await_head(self.limits.head_seconds)
+        super().on_response_complete()
+
+    def _await_head(self, seconds: float) -> None:
+        if self._watch:
+            self._watch.cancel()
+        self._watch = self.loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Close, unless a request is being read or answered."""
+        if self._ended or self.transport.is_closing():
+            self.transport.abort()  # what is left was not fetched
+        elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            seconds = self.limits.head_seconds
+            self._refuse(
+                408,
+                f"the head of the request was not there within {seconds:g} seconds.",
+                f"请求头未在 {seconds:g} 秒内到达。",
+            )
+        elif self.conn.their_state is h11.IDLE:
+            self.transport.close()
+            self._await_head(LINGER)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(
+            400,
+            "this is no HTTP request, or its head is longer than 64 kB.",
+            "这不是 HTTP 请求，或请求头超过 64 kB。",
+        )
+
+    def _refuse(self, status: int, en: str, zh: str) -> None:
+        """Answer, and for a moment throw away what still comes: a connection that is closed on
+        it breaks, before its client reads why."""
+        self._ended = True
+        self._await_head(LINGER)
+        with suppress(h11.LocalProtocolError):  # half of another answer is out
+            self.transport.write(refusal(self.conn, status, sentence(en, zh)))
+        with suppress(OSError):  # it is gone already
+            self.transport.write_eof()
+
+    def shutdown(self) -> None:
+        if self._ended:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._ended:
+            super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._fetch_on(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._fetching:
+            self._fetching.cancel()
+
+    def _fetch_on(self, left: int) -> None:
+        self._fetching = self.loop.call_later(self.limits.pause, self._fetched, left)
+
+    def _fetched(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before - left < self.limits.pause * self.limits.slowest:
+            self.transport.abort()
+        else:
+            self._fetch_on(left)
+
+
 def protocol(limits: Limits) -> type[H11Protocol]:
     """A protocol for uvicorn, with its own counts."""
-    held: Counter[str] = Counter()
-
-    class Watched(H11Protocol):
-        """See the top of this file."""
-
-        _watch: asyncio.TimerHandle | None = None
-        _fetching: asyncio.TimerHandle | None = None
-        _address = ""
-        _ended = False
-        """Nothing more is read of what comes."""
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._address = one_client(self.client[0]) if self.client else ""
-            held[self._address] += 1
-            free = limits.trust_proxy or self._address in LOOPBACK
-            full = max(
-                len(self.connections) / limits.most,
-                0.0 if free else held[self._address] / limits.each,
-            )
-            if full > 1.5:
-                transport.abort()
-            elif full > 1:
-                self.app = too_many
-            self._await_head(limits.head_seconds)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            held[self._address] -= 1
-            if held[self._address] <= 0:
-                del held[self._address]
-            for timer in (self._watch, self._fetching):
-                if timer:
-                    timer.cancel()
-
-        def on_response_complete(self) -> None:
-            self._await_head(limits.head_seconds)
-            super().on_response_complete()
-
-        def _await_head(self, seconds: float) -> None:
-            if self._watch:
-                self._watch.cancel()
-            self._watch = self.loop.call_later(seconds, self._look)
-
-        def _look(self) -> None:
-            """Close, unless a request is being read or answered."""
-            if self._ended or self.transport.is_closing():
-                self.transport.abort()  # what is left was not fetched
-            elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-                seconds = limits.head_seconds
-                self._refuse(
-                    408,
-                    f"the head of the request was not there within {seconds:g} seconds.",
-                    f"请求头未在 {seconds:g} 秒内到达。",
-                )
-            elif self.conn.their_state is h11.IDLE:
-                self.transport.close()
-                self._await_head(LINGER)
-
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(
-                400,
-                "this is no HTTP request, or its head is longer than 64 kB.",
-                "这不是 HTTP 请求，或请求头超过 64 kB。",
-            )
-
-        def _refuse(self, status: int, en: str, zh: str) -> None:
-            """Answer, and for a moment throw away what still comes: a connection that is closed on
-            it breaks, before its client reads why."""
-            self._ended = True
-            self._await_head(LINGER)
-            with suppress(h11.LocalProtocolError):  # half of another answer is out
-                self.transport.write(refusal(self.conn, status, sentence(en, zh)))
-            with suppress(OSError):  # it is gone already
-                self.transport.write_eof()
-
-        def shutdown(self) -> None:
-            if self._ended:
-                self.transport.abort()
-            else:
-                super().shutdown()
-
-        def data_received(self, data: bytes) -> None:
-            if not self._ended:
-                super().data_received(data)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._fetch_on(self.transport.get_write_buffer_size())
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._fetching:
-                self._fetching.cancel()
-
-        def _fetch_on(self, left: int) -> None:
-            self._fetching = self.loop.call_later(limits.pause, self._fetched, left)
-
-        def _fetched(self, before: int) -> None:
-            left = self.transport.get_write_buffer_size()
-            if before - left < limits.pause * limits.slowest:
-                self.transport.abort()
-            else:
-                self._fetch_on(left)
-
-    return Watched
+    return type("Limited", (Watched,), {"limits": limits, "held": Counter()})
 
 
 def sentence(en: str, zh: str) -> bytes:
