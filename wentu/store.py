@@ -323,7 +323,10 @@ class Store:
     # --- releases and the pointer --------------------------------------------------------------
 
     def files_of(
-        self, model: str, segments: Iterable[SegmentRef], calibration: Mapping[str, Any]
+        self,
+        model: str,
+        segments: Iterable[SegmentRef],
+        calibration: Mapping[str, Any] | None = None,
     ) -> dict[str, str]:
         """SHA-256 of every file of a release, by key."""
         keys = [f"models/{model}", *(f"segments/{segment.digest}" for segment in segments)]

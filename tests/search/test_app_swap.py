@@ -278,7 +278,7 @@ def put_into(bucket: str, two: tuple[str, str, str]) -> str:
     """The store with both releases, the first one current, in a bucket."""
     store, first, _ = two
     here, there = Store(store), Store(f"s3://{bucket}/store")
-    for key in ("models", "segments"):
+    for key in ("models", "segments", "calibrations"):
         for name in here.storage.list(key):
             there.storage.put_folder(Path(store) / key / name, f"{key}/{name}")
     for path in Path(store).glob("*/**/*"):

@@ -334,7 +334,13 @@ def start(model: str, *, seed: int = 0) -> Checkpoint:
     if path is None:
         return Checkpoint(architecture=architecture(name), seed=seed)
     found = load(path, name if name.startswith(openclip.PREFIX) else "")
-    held = found.architecture.name
+    refuse_another(path, name, found.architecture.name)
+    found.refuse_misfit(str(path))
+    return replace(found, state=None, seed=seed) if name != model else found
+
+
+def refuse_another(path: Path, name: str, held: str) -> None:
+    """InputError where the file of the pretrained weights ``name`` holds another architecture."""
     if name in VISION_AND_TEXT and held != name:
         raise InputError(
             f"{path} holds {held}, not {name}: give its path to use it as it is, or remove it and "
@@ -342,8 +348,6 @@ def start(model: str, *, seed: int = 0) -> Checkpoint:
             f"{path} 中是 {held}，而不是 {name}：要照原样使用，请给出它的路径；"
             f"否则请删除它并运行 wentu weights get {name}。",
         )
-    found.refuse_misfit(str(path))
-    return replace(found, state=None, seed=seed) if name != model else found
 
 
 def weights_digest(model: str) -> str:

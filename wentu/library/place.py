@@ -209,7 +209,7 @@ def empty_release(library: Library) -> Release:
         pictures=0,
         dimension=Bundle(store.model(model)).dimension,
         parameters={"pictures": library.root},
-        files=store.files_of(model, (), {}),
+        files=store.files_of(model, ()),
     )
 
 
