@@ -14,8 +14,9 @@ IMAGES  ?= cpu gpu serve
 TAG     ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wentu/__init__.py)
 BUILD_ARGS ?=
 DOCKER  ?= docker
-# Two tests at a time, each with half of the cores: much of a test uses one core only.
-PYTEST  := OMP_NUM_THREADS=$(shell expr \( $$(nproc) + 1 \) / 2) $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two files at a time, each with half of the cores: much of a test uses one core only, and what the
+# tests of a file share is made once.
+PYTEST  := OMP_NUM_THREADS=$(shell expr \( $$(nproc) + 1 \) / 2) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help setup demo test check proofs exhaustive images containers compile bench manifests clean
 help:  ## what can be made

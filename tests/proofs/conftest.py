@@ -75,7 +75,7 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The whole demo, made once: proofs that use it belong to the group "demo"."""
+    """The whole demo, made once by each worker: what uses it stands in one file."""
     return run_demo(tmp_path_factory.mktemp("demo"), 0)
 
 

@@ -18,8 +18,7 @@ from PIL import Image
 
 from tests.proofs.conftest import OPTIONS, draw_collection, must
 
-# In one process: what is measured is made once.
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("memory")]
+pytestmark = pytest.mark.heavy
 SIZES = (2_000, 20_000)
 BYTES_PER_PICTURE = 200
 STAGES = ("pairs", "pack_lmdb", "features")
