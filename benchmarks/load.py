@@ -44,7 +44,7 @@ CLIENTS, THINK = 6, 0.05
 WORKERS = 2
 WARM = 0.2
 """Share of the time after which memory should be flat."""
-PARTS = ("models", "segments", "thumbnails", "releases", "pointer", "wentu-store.json")
+PARTS = ("models", "segments", "calibrations", "thumbnails", "releases", "pointer")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,8 @@ def load(store: Path, collection: Path, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="wentu-load-") as folder:
         copy = Path(folder) / "store"
         for part in PARTS:
-            take = shutil.copytree if (store / part).is_dir() else shutil.copy2
-            copy.mkdir(exist_ok=True)
-            take(store / part, copy / part)
+            shutil.copytree(store / part, copy / part)
+        shutil.copy2(store / "wentu-store.json", copy)
         releases = Releases(copy)
         with serving(copy, Path(folder) / "log") as (process, port):
             seen, stop = Seen(), threading.Event()
@@ -182,7 +181,7 @@ class Queries:
         self.pictures = [each.read_bytes() for each in names[:100]]
         rng = random.Random(1)
         self.texts = [text for each in demo.combinations()[:300] for text in each.captions(rng)]
-        _, body = get(port, "/api/v1/search?k=100&q=" + quote(self.texts[0]))
+        _, body = get(port, "/api/v1/search?all=true&fold=false&k=100&q=" + quote(self.texts[0]))
         # The second good release is without the picture with the smallest id.
         self.ids = sorted((hit["id"] for hit in json.loads(body)["hits"]), key=int)[1:]
         self.kinds: dict[str, Callable[[random.Random], tuple[str, bytes, str]]] = {
@@ -221,6 +220,8 @@ def ask(queries: Queries, number: int, seen: Seen, stop: threading.Event) -> Non
         kind = rng.choice(list(queries.kinds))
         path, body, content = queries.kinds[kind](rng)
         if connection is None or closed(connection):
+            if connection:
+                connection.close()
             connection = http.client.HTTPConnection("127.0.0.1", queries.port, timeout=60)
         sent, port, release = time.monotonic(), 0, ""
         try:
@@ -244,6 +245,8 @@ def ask(queries: Queries, number: int, seen: Seen, stop: threading.Event) -> Non
             if why:
                 seen.failed.append(Failed(kind, sent, port, why))
         stop.wait(rng.random() * THINK)
+    if connection:
+        connection.close()
 
 
 def closed(connection: http.client.HTTPConnection) -> bool:
