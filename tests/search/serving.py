@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from wentu.commands.serve import bound
+from wentu.commands.serve import GRACE, bound
 from wentu.search.app import create_app
 from wentu.search.connections import Limits, protocol
 from wentu.search.current import Current
@@ -42,6 +42,7 @@ def served(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_graceful_shutdown=GRACE,
         ws="none",
     )
     server, listening = uvicorn.Server(config), bound("127.0.0.1", port)

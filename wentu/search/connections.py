@@ -127,6 +127,7 @@ class Watched(H11Protocol):
             self.transport.abort()
         else:
             super().shutdown()
+            self._await_head(LINGER)  # who does not fetch the rest is not waited for
 
     def data_received(self, data: bytes) -> None:
         if not self._ended:
