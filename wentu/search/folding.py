@@ -50,7 +50,7 @@ class Copies:
         leaders = np.unique(np.concatenate([np.empty(0, np.int64), *(n["group"] for n in named)]))
         parts = []
         for number, (segment, own, counts) in enumerate(zip(segments, named, alive, strict=True)):
-            own["part"], own["row"] = number, _rows(segment, own["id"])
+            own["part"], own["row"] = number, segment.rows_of(own["id"])
             ids = np.setdiff1d(leaders, own["id"])
             rows = segment.rows_of(ids)
             first = np.zeros(len(rows), _KIND)
@@ -86,13 +86,6 @@ def _named_otherwise(segment: Segment) -> npt.NDArray[np.void]:
     query = "SELECT grp, width * height, id, 0, 0 FROM pictures WHERE grp <> id"
     with segment.catalog.borrow() as db:
         return np.array(db.execute(query).fetchall(), _KIND)
-
-
-def _rows(segment: Segment, ids: Rows) -> Rows:
-    """[M] the row of each id; all are there."""
-    order = np.argsort(segment.ids)
-    rows: Rows = order[np.searchsorted(segment.ids, ids, sorter=order)]
-    return rows
 
 
 def _pixels(segment: Segment, ids: Rows) -> list[int]:

@@ -103,13 +103,6 @@ class Segment:
         rows = self.rows_of(np.array([picture], np.int64))
         return int(rows[0]) if len(rows) else None
 
-    def rows_in(self, folder: str) -> Rows:
-        """[M] rows of the pictures that lie below a folder of the collection."""
-        query = "SELECT DISTINCT picture FROM paths WHERE path >= ? AND path < ?"
-        with self.catalog.borrow() as db:
-            found = [row[0] for row in db.execute(query, (f"{folder}/", f"{folder}0"))]  # / and 0
-        return self.rows_of(np.array(found, np.int64))
-
     def check(self, dimension: int) -> None:
         """Refuse a segment whose files do not fit each other; FormatError."""
         with self.catalog.borrow() as db:

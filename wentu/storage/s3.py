@@ -257,9 +257,8 @@ class Objects:
         from botocore.exceptions import ClientError
 
         if isinstance(data, Path) and data.stat().st_size <= BLOCK:
-            data = (
-                data.read_bytes()
-            )  # of a file botocore asks first whether to send it: twice the wait
+            # Of a file botocore asks first whether to send it: twice the wait.
+            data = data.read_bytes()
         digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
         token = uuid.uuid4().hex
         known = {"Metadata": {SHA: digest, TOKEN: token}}
