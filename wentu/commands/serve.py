@@ -309,7 +309,9 @@ def bound(host: str, port: int) -> socket.socket:
         kind, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(kind, socket.SOCK_STREAM)
+        # asyncio sends at once (TCP_NODELAY) only on sockets that say that they are TCP; else the
+        # second piece of an answer waits for a delayed acknowledgement, 40 ms.
+        listening = socket.socket(kind, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as error:
