@@ -66,7 +66,8 @@ class Load:
     core: float
     """Seconds of a core that the service took for an answer: what others do does not count."""
     failed: int
-    """Answers but 200: of more than 16 uploads at once the service refuses some with 503."""
+    """Answers but 200, which count nowhere else: of more than 16 uploads at once some are refused
+    with 503."""
 
 
 # --- requests ---------------------------------------------------------------------------------
@@ -194,7 +195,9 @@ def load(port: int, ask: Ask, clients: int, seconds: float) -> tuple[list[float]
             done = time.perf_counter()
             answered[mine] += 1
             failed[mine] += answer.status != 200
-            if done >= start:
+            if answer.status != 200:
+                time.sleep(float(answer.headers.get("Retry-After", 0)))
+            elif done >= start:
                 times[mine].append(done - began)
         connection.close()
 

@@ -121,7 +121,7 @@ def test_one_that_crashes_its_decoder_is_refused_and_the_service_goes_on(
         assert answer.status_code == 200
         (other,) = children()
         os.kill(other, how)  # while nobody asks
-        until(lambda: other not in children())
+        os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)  # until its end can be seen
         answer = client.post("/api/v1/search/picture", files={"picture": good})
         assert answer.status_code == 200
     assert children() == []

@@ -73,7 +73,7 @@ def slow(made: Made, query: Query) -> list[int]:
     size: dict[int, int] = {}
     for segment, part in zip(engine._segments, engine._parts, strict=True):
         for identity, its in zip(segment.ids.tolist(), segment.vectors, strict=True):
-            hit = None if identity in part.dead else engine._hit(identity, 0)
+            hit = None if identity in part.dead else engine._records([identity])[identity]
             if hit and identity != query.id and passes(made.folder, hit, query.filters):
                 rows.append((-float(its @ vector), identity))
                 with segment.catalog.borrow() as db:

@@ -24,7 +24,7 @@ from wentu.search.filters import Mask, Sieve
 from wentu.search.folding import Copies, Folded
 from wentu.search.paging import Rest, best, end_of, read_place
 from wentu.search.query import Answer, CaptionHit, Filters, Hit, NotHereError, Query
-from wentu.search.records import count_folders, record, shown_folders
+from wentu.search.records import count_folders, records, shown_folders
 from wentu.search.segment import Segment
 from wentu.search.syntax import parse
 from wentu.search.texts import TextVectors
@@ -380,8 +380,10 @@ class Engine:
         vector = self._picture_vector(picture)
         _, ids = ann.search(self._parts, vector[None], CAPTION_CANDIDATES)
         found: dict[str, str] = {}
-        for picture_id in ids[0].tolist():
-            hit = self._hit(picture_id, 0.0)
+        nearest = ids[0].tolist()
+        known = self._records(nearest)
+        for picture_id in nearest:
+            hit = known[picture_id]
             for text in hit.captions:
                 found.setdefault(text, hit.paths[0])
         if not found:
@@ -417,12 +419,9 @@ class Engine:
         """What is known of a picture, and the digest of its file; NotHereError."""
         segment, _ = self.find_row(picture)
         with segment.catalog.borrow() as db:
-            hit = record(db, picture, 1.0)
-            (digest,) = db.execute(
-                "SELECT digest FROM pictures WHERE id = ?", (picture,)
-            ).fetchone()
-        assert hit is not None
-        return hit, bytes(digest)
+            query = "SELECT digest FROM pictures WHERE id = ?"
+            (digest,) = db.execute(query, (picture,)).fetchone()
+            return replace(records(db, [picture])[picture], score=1.0), bytes(digest)
 
     def _hits(
         self,
@@ -431,22 +430,27 @@ class Engine:
         folded: Folded | None,
         judged: Judged | None,
     ) -> list[Hit]:
+        found = self._records(ids.tolist())
         return [
             replace(
-                self._hit(int(i), float(s)),
+                found[int(i)],
+                score=float(s),
                 similar=folded.behind(int(i)) if folded else (),
                 confidence=float(judged.confidence[number]) if judged else None,
             )
             for number, (s, i) in enumerate(zip(scores, ids, strict=True))
         ]
 
-    def _hit(self, picture: int, score: float) -> Hit:
+    def _records(self, ids: Sequence[int]) -> dict[int, Hit]:
+        """What is known of pictures of the index."""
+        found: dict[int, Hit] = {}
         for segment in reversed(self._segments):  # the newest segment knows best
-            with segment.catalog.borrow() as db:
-                hit = record(db, picture, score)
-            if hit:
-                return hit
-        raise AssertionError(f"picture {picture} is in the index and in no catalog")
+            if left := [each for each in ids if each not in found]:
+                with segment.catalog.borrow() as db:
+                    found |= records(db, left)
+        lost = [each for each in ids if each not in found]
+        assert not lost, f"pictures {lost} are in the index and in no catalog"
+        return found
 
     @property
     def index_kind(self) -> str:

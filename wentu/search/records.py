@@ -1,10 +1,11 @@
-"""What the catalogs of a release say: of a picture, and of its folders."""
+"""What the catalogs of a release say: of pictures, and of its folders."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from wentu.formats import has_moments
 from wentu.search.query import Hit
@@ -15,35 +16,41 @@ _REST = "substr(path, instr(path, '/') + 1)"
 _SECOND = f"substr(path, 1, instr(path, '/') + instr({_REST}, '/') - 1)"
 
 
-def record(catalog: sqlite3.Connection, picture: int, score: float) -> Hit | None:
-    """What a catalog says of a picture; None where it says nothing."""
-    paths = _column(catalog, "SELECT path FROM paths WHERE picture = ? ORDER BY path", picture)
-    if not paths:
-        return None
+def records(catalog: sqlite3.Connection, pictures: Sequence[int]) -> dict[int, Hit]:
+    """What a catalog says of each picture that it knows; with a score of 0."""
+    those = "IN (SELECT value FROM json_each(?))"
+    given = (json.dumps(list(pictures)),)
+    paths, captions = defaultdict[int, list[str]](list), defaultdict[int, list[str]](list)
+    query = f"SELECT picture, path FROM paths WHERE picture {those} ORDER BY picture, path"
+    for picture, path in catalog.execute(query, given):
+        paths[picture].append(path)
     query = (
-        "SELECT coalesce(c.original, t.text) FROM captions c "
-        "JOIN texts t ON t.id = c.text WHERE c.picture = ? ORDER BY t.id"
+        "SELECT c.picture, coalesce(c.original, t.text) FROM captions c "
+        f"JOIN texts t ON t.id = c.text WHERE c.picture {those} ORDER BY c.picture, t.id"
     )
-    captions = _column(catalog, query, picture)
-    query = "SELECT own_id, width, height, bytes FROM pictures WHERE id = ?"
-    own_id, width, height, size = catalog.execute(query, (picture,)).fetchone()
-    moments = None
+    for picture, text in catalog.execute(query, given):
+        captions[picture].append(text)
+    moments: dict[int, tuple[str | None, str | None]] = {}
     if has_moments(catalog):
-        query = "SELECT taken, added FROM moments WHERE picture = ?"
-        moments = catalog.execute(query, (picture,)).fetchone()
-    taken, added = moments or (None, None)
-    return Hit(
-        id=picture,
-        score=score,
-        paths=paths,
-        captions=captions,
-        own_id=own_id,
-        width=width,
-        height=height,
-        bytes=size,
-        taken=taken,
-        added=added,
-    )
+        query = f"SELECT picture, taken, added FROM moments WHERE picture {those}"
+        moments = {row[0]: row[1:] for row in catalog.execute(query, given)}
+    query = f"SELECT id, own_id, width, height, bytes FROM pictures WHERE id {those}"
+    found = {}
+    for picture, own_id, width, height, size in catalog.execute(query, given):
+        taken, added = moments.get(picture, (None, None))
+        found[picture] = Hit(
+            id=picture,
+            score=0.0,
+            paths=tuple(paths[picture]),
+            captions=tuple(captions[picture]),
+            own_id=own_id,
+            width=width,
+            height=height,
+            bytes=size,
+            taken=taken,
+            added=added,
+        )
+    return found
 
 
 def _column(catalog: sqlite3.Connection, query: str, value: int) -> tuple[str, ...]:
