@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wentu.calibration import BESIDE, THRESHOLD, Calibration, Known, Limit, evidence, from_plain
+from wentu.calibration import (
+    BESIDE,
+    THRESHOLD,
+    Calibration,
+    Known,
+    Limit,
+    evidence,
+    from_plain,
+    unexplained,
+)
 from wentu.calibration.background import BACKGROUND
 from wentu.calibration.measure import (
     LOST,
@@ -22,7 +31,7 @@ from wentu.calibration.measure import (
     captions_of,
     measure,
 )
-from wentu.calibration.scores import spans, units_of
+from wentu.calibration.scores import AROUND, RIDGE, spans, units_of
 from wentu.formats import create_catalog
 
 D = 64
@@ -90,11 +99,29 @@ def test_evidence_is_what_a_slow_loop_gives() -> None:
         known = unit(rng.standard_normal((count, D)))
         fit, familiar = evidence(texts, pictures, known)
         for q in range(5):
-            assert familiar[q] == pytest.approx(max(texts[q] @ k for k in known), abs=1e-6)
+            assert familiar[q] == pytest.approx(-left_of(texts[q], known), abs=1e-6)
             for k in range(3):
                 liked = sorted((pictures[q, k] @ other for other in known), reverse=True)[:BESIDE]
                 expected = texts[q] @ pictures[q, k] - sum(liked) / len(liked)
                 assert fit[q, k] == pytest.approx(expected, abs=1e-6)
+
+
+def left_of(text: Vectors, known: Vectors) -> float:
+    """Of a text after ridge regression on the captions around it, as an ordinary least squares
+    problem with more rows."""
+    around = sorted(known, key=lambda each: -float(each @ text))[: min(AROUND, -(-len(known) // 2))]
+    matrix = np.vstack([np.transpose(around), np.sqrt(RIDGE) * np.eye(len(around))])
+    weights = np.linalg.lstsq(matrix, np.append(text, np.zeros(len(around))), rcond=None)[0]
+    return float(np.linalg.norm(text - weights @ np.array(around)))
+
+
+def test_a_text_between_captions_is_more_familiar_than_one_beside_them() -> None:
+    rng = np.random.default_rng(3)
+    plane = rng.standard_normal((4, D))
+    known = unit(rng.standard_normal((200, 4)) @ plane)
+    between, beside = unit(rng.standard_normal((20, 4)) @ plane), unit(known[:20])
+    beside = unit(beside + 0.4 * unit(rng.standard_normal((20, D))))
+    assert unexplained(between, known).max() < unexplained(beside, known).min()
 
 
 def test_the_nearest_are_those_of_a_whole_sort() -> None:

@@ -10,11 +10,11 @@ and on the text. Two numbers say more (measured on the demo: docs/experiments.md
 
     fit        how well the picture likes the text, less how well it likes the three best of the
                captions that others have: a picture of a dog likes some better than "a cat"
-    familiar   how near the text is to the nearest of these captions: of what the model never heard
-               of, it cannot say that it is not there
+    familiar   how well the text can be put together from the captions around it: of what the model
+               never heard of, or never so, it cannot say that it is not there
 
 Both are measured on captions that the model was not trained on, scaled by how they spread there,
-and added. The limit is where 3 % of these captions would be refused. Texts that are shorter than
+and added. The limit is where 1.5 % of these captions would be refused. Texts that are shorter than
 captions score lower altogether; their limits come from pieces of these captions. A model that
 began from random weights knows no character that its captions do not have: texts that consist of
 such ones are answered with nothing.
@@ -31,6 +31,7 @@ from wentu.calibration.scores import (
     Scale,
     evidence,
     from_plain,
+    unexplained,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "Scale",
     "evidence",
     "from_plain",
+    "unexplained",
 ]

@@ -41,9 +41,9 @@ Encode = Callable[[Sequence[str]], Vectors]
 MOST_KNOWN, MOST_HELD, MOST_PIECES = 2048, 512, 384
 """Texts that are embedded at most."""
 FEWEST_HELD, FEWEST_KNOWN = 30, 30
-"""With less, a share of 3 % is no figure: then by background texts alone."""
-LOST = 0.03
-"""Share of the held-out captions that may be lost; of others it will be a little more."""
+"""With less, a share of 1.5 % is no figure: then by background texts alone."""
+LOST = 0.015
+"""Share of the held-out captions that may be lost; of others it will be more, up to twice that."""
 FALSE = 0.05
 """Share of the background texts that may be answered, where there is nothing else to go by."""
 MOST_READ = 0.75

@@ -19,6 +19,10 @@ LOOKED_AT = 5
 """Of the nearest pictures, how many decide whether a text is answered: the best fit of them."""
 BESIDE = 3
 """How many of the captions that a picture likes best a text is compared with; 1 to 8 were tried."""
+AROUND = 64
+"""How many captions around a text it is put together from; 24 to 96 were tried."""
+RIDGE = 0.001
+"""Added to their products, so that near copies among them do not cancel each other."""
 CONFIDENT = 0.95
 """The confidence of a picture that fits as the middle one of the held-out captions does."""
 THRESHOLD = 0.5
@@ -48,7 +52,26 @@ def evidence(texts: Vectors, pictures: Vectors, known: Vectors) -> tuple[Doubles
     liked = [_best(flat[row : row + 1024] @ known.T) for row in range(0, len(flat), 1024)]
     best = np.concatenate([np.empty(0, np.float32), *liked])
     fit = scores - best.reshape(scores.shape)
-    return fit.astype(np.float64), (texts @ known.T).max(axis=1).astype(np.float64)
+    return fit.astype(np.float64), -unexplained(texts, known)
+
+
+def unexplained(texts: Vectors, known: Vectors) -> Doubles:
+    """[Q] how much of a text [Q, D] the captions around it cannot be put together to.
+
+    The length of what is left of it after a ridge regression on the ``AROUND`` nearest of ``known``
+    [M, D], or half of them where there are few: the reconstruction error of locally linear
+    embedding (Roweis and Saul, "Nonlinear dimensionality reduction by locally linear embedding",
+    2000). What says known things together as captions do lies between captions, near to none.
+    """
+    around = min(AROUND, (len(known) + 1) // 2)
+    likeness = texts @ known.T
+    nearest = np.argpartition(-likeness, around - 1, axis=1)[:, :around]
+    left = np.empty(len(texts))
+    for row, (text, which) in enumerate(zip(texts.astype(np.float64), nearest, strict=True)):
+        captions = known[which].astype(np.float64)
+        products = captions @ captions.T + RIDGE * np.eye(around)
+        left[row] = np.linalg.norm(text - np.linalg.solve(products, captions @ text) @ captions)
+    return left
 
 
 def _best(scores: Vectors) -> Vectors:
