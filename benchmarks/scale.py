@@ -20,18 +20,21 @@ DECODE = 12e-3
 """Of features: decoding, the model's input, a thumbnail."""
 TOWER_CPU = 0.68
 """ViT-B-16's image tower as ONNX, float32, on a CPU, decoding included."""
-INDEX = 5.4e-5
-"""Building the exact index, measuring its recall, writing it; 100,000 and 300,000 vectors."""
-QUERY = 1.5e-7
-"""One query, for each vector that it is compared with."""
+INDEX = 2.2e-4
+"""Building the compressed index and choosing how it is searched, by brute force; 300,000 and a
+million vectors of benchmarks/gallery.py."""
+QUERY = 1.5e-8
+"""One query, for each vector of the index: three quarters of the codes, then 800 vectors."""
 PICTURE_BYTES = 118e3
 TSV, LMDB = 1.34, 1.36
 """Bytes of the training splits' files for each byte of a picture."""
 CATALOG_BYTES = 500
-INDEX_PEAK = 8_192
-"""Bytes of memory for each vector while the index is built, measured and written."""
-LOAD_PEAK, LOADED = 6_144, 2_048
-"""The same while an index is loaded, and afterwards: 4 bytes for each of 512 numbers."""
+INDEX_PEAK = 600
+"""Bytes of memory for each vector while the index is built; the vectors are mapped."""
+LOAD_PEAK, LOADED = 450, 150
+"""The same while a release is loaded, and afterwards: codes and ids."""
+MAPPED = 4 * 512
+"""Vectors that a search pod reads from its disk, as far as they are not in memory."""
 
 # --- from one step of the model in shapes (training/cost.py)
 PICTURE_FLOPS, TEXT_FLOPS = 35.1e9, 4.1e9
@@ -52,7 +55,7 @@ EPOCHS = 3
 TRAINED = 10_000_000
 """Most pictures that are trained on; the others are only searched."""
 THUMBNAIL_BYTES = 8_000
-VECTOR_BYTES = 2 * 4 * 512
+VECTOR_BYTES = MAPPED + 141
 """vectors.npy and index.faiss."""
 PAIRS_CORES, SHARD_CORES = 16, 8
 """Cores of the one pod of pairs; of each pod of features."""
@@ -129,6 +132,7 @@ def amounts(size: Size) -> dict[str, float]:
         "index": INDEX_PEAK * n,
         "swap": (LOADED + LOAD_PEAK) * n,
         "serve": LOADED * n,
+        "mapped": MAPPED * n,
         "query": QUERY * n,
     }
 
@@ -150,6 +154,7 @@ WORDS = {
     "index": ("memory of index", "index 的内存"),
     "swap": ("memory of a search pod while a new release comes", "搜索 pod 换用新版本时的内存"),
     "serve": ("and otherwise", "其余时间"),
+    "mapped": ("vectors on its disk, better in memory", "磁盘上的向量(最好能放入内存)"),
     "query": ("a query on one core", "单核一次查询"),
 }  # fmt: skip
 
@@ -222,7 +227,7 @@ def size_table(language: str) -> str:
     for key in ("tsv", "store"):
         rows.append([said(key, language)] + [bytes_of(f[key]) for f in found])
     rows.append([said("month", language)] + [short(each) for each in month])
-    for key in ("catalog", "index", "swap", "serve"):
+    for key in ("catalog", "index", "swap", "serve", "mapped"):
         rows.append([said(key, language)] + [bytes_of(f[key]) for f in found])
     rows.append([said("query", language)] + [seconds_of(f["query"]) for f in found])
     return table([said("what", language)] + [name[language == "zh"] for name in NAMES], rows)
