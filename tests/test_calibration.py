@@ -106,7 +106,7 @@ def test_evidence_is_what_a_slow_loop_gives() -> None:
                 assert fit[q, k] == pytest.approx(expected, abs=1e-6)
 
 
-def left_of(text: Vectors, known: Vectors) -> float:
+def left_of(text: np.ndarray, known: np.ndarray) -> float:
     """Of a text after ridge regression on the captions around it, as an ordinary least squares
     problem with more rows."""
     around = sorted(known, key=lambda each: -float(each @ text))[: min(AROUND, -(-len(known) // 2))]
