@@ -117,7 +117,7 @@ def load(store: Path, collection: Path, seconds: float) -> dict[str, Any]:
     """Load a service of a copy of ``store`` for so long; figures."""
     with tempfile.TemporaryDirectory(prefix="wentu-load-") as folder:
         copy = Path(folder) / "store"
-        for part in PARTS:
+        for part in (each for each in PARTS if (store / each).exists()):
             shutil.copytree(store / part, copy / part)
         shutil.copy2(store / "wentu-store.json", copy)
         releases = Releases(copy)

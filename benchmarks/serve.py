@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -129,12 +129,16 @@ class Running:
     """Seconds from the start of its process to its first answer."""
 
     def core(self) -> float:
-        """Seconds of a core that it took so far; 0 where the system does not say."""
-        path = Path(f"/proc/{self.process}/stat")
-        if not path.exists():
-            return 0.0
-        fields = path.read_text("ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of a core that it and its children took so far; 0 where the system does not
+        say."""
+        here = Path(f"/proc/{self.process}")
+        children = (path.read_text("ascii").split() for path in here.glob("task/*/children"))
+        ticks = 0
+        for each in (here, *(Path("/proc", pid) for pid in itertools.chain(*children))):
+            with suppress(OSError):  # it ended, or there is no such place
+                fields = (each / "stat").read_text("ascii").rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -321,6 +325,9 @@ def measure(
                 ("vectors_s", "index_s"), write_store(place, made.bundle, count, maker), strict=True
             )
         )
+    current = Store(str(place)).current()
+    assert current is not None
+    count = current[1].pictures
     rows: list[Load] = []
     starts: dict[str, float] = {}
     asks = {"cold": cold, "cached": cached}

@@ -64,6 +64,19 @@ def test_a_token_that_is_asked_for(browser: Browser, gallery: Built) -> None:
             expect(page.locator(".tile").first).to_be_visible()
 
 
+def test_a_link_with_a_token_is_opened_in_a_tab_that_waits_for_one(
+    browser: Browser, gallery: Built
+) -> None:
+    with served(gallery.store, token=TOKEN) as client:
+        base = str(client.base_url).rstrip("/")
+        with visit(browser, base, refusals=True) as page:
+            expect(page.locator("#token-title")).to_be_visible()
+            page.evaluate("token => { location.hash = new URLSearchParams({ token }) }", TOKEN)
+            expect(page.locator("#token-title")).to_be_hidden()
+            expect(page.locator(".tile").first).to_be_visible()
+            assert "token" not in page.url
+
+
 def test_no_release_yet(browser: Browser, gallery: Built, tmp_path: Path) -> None:
     place, ready = tmp_path / "store", tmp_path / "ready"
     shutil.copytree(gallery.store, ready, ignore=shutil.ignore_patterns("work"))

@@ -54,11 +54,7 @@ def kubeconfig(kubeflow: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "users": [{"name": "test", "user": {}}],
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    # The library makes its default of KUBECONFIG when it is imported.
     monkeypatch.setenv("KUBECONFIG", str(path))
-    from kubernetes.config import kube_config
-
-    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     return path
 
 

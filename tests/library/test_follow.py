@@ -367,13 +367,87 @@ def test_the_store_does_not_grow_for_ever(
     }
 
 
-def test_another_model_takes_over_when_it_has_everything(
-    indexed: Library, root: Path, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def other(built: Any, tmp_path: Path) -> Path:
+    """A bundle of another digest."""
+    folder = Path(shutil.copytree(built.winner, tmp_path / "other"))
+    info = (folder / "bundle.json").read_text("utf-8")
+    (folder / "bundle.json").unlink()
+    (folder / "bundle.json").write_text(info.replace("{", '{"epoch": 77,', 1), "utf-8")
+    return folder
+
+
+def test_another_model_that_is_given_up_costs_nothing(
+    indexed: Library,
+    root: Path,
+    built: Any,
+    tmp_path: Path,
+    other: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = Path(shutil.copytree(built.winner, tmp_path / "other"))
-    info = (other / "bundle.json").read_text("utf-8")
-    (other / "bundle.json").unlink()
-    (other / "bundle.json").write_text(info.replace("{", '{"epoch": 77,', 1), "utf-8")
+    monkeypatch.setattr(following, "LONGEST_STEP", 0.0)
+    follow(opened(root, tmp_path / "index", other), 1)
+    back = opened(root, tmp_path / "index", built.winner)
+    for _ in range(4):
+        with no_model(back):
+            follow(back, 1)
+        assert len(held(back.store)[0]) == 60
+    assert_right(back, root, built.winner)
+
+
+def test_who_follows_with_the_old_model_leaves_the_new_one(
+    indexed: Library, root: Path, tmp_path: Path, other: Path
+) -> None:
+    changed = opened(root, tmp_path / "index", other)
+    fill(root, range(60, 63))
+    follow(indexed)
+    assert changed.store.storage.exists(f"models/{changed.model}/bundle.json")
+    changed.store.storage.remove(f"models/{changed.model}")
+    assert opened(root, tmp_path / "index", other).model == changed.model
+    follow(changed, 4)
+    assert_right(changed, root, other)
+
+
+def test_a_linked_drive_that_is_unplugged_keeps_its_pictures(
+    library: Library, root: Path, built: Any, tmp_path: Path
+) -> None:
+    usb = tmp_path / "media/my.drive"
+    fill(usb, range(60, 65))
+    (root / "my.drive").symlink_to(usb)
+    (root / "one.jpg").symlink_to(usb / "4/00060.jpg")
+    follow(library)
+    before = held(library.store)[0]
+    assert len([path for path in before if path.startswith("my.drive/")]) == 5
+    usb.parent.rename(tmp_path / "elsewhere")
+    (root / "1/00001.jpg").unlink()
+    follow(library)
+    del before["1/00001.jpg"]
+    assert held(library.store)[0] == before
+    (tmp_path / "elsewhere").rename(usb.parent)
+    follow(library)
+    assert held(library.store)[0] == before
+
+
+def test_what_was_edited_is_not_published_nameless_while_others_wait(
+    indexed: Library, root: Path, built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LONGEST_STEP", 0.0)
+    fill(root, range(100, 180))
+    put(root / "0/00007.jpg", jpeg(1007), OLD + 9000)  # the newest: read first
+    for _ in range(6):
+        follow(indexed, 1)
+        paths, vectors = held(indexed.store)
+        assert set(vectors) == set(paths.values())
+    assert_right(indexed, root, built.winner)
+
+
+def test_another_model_takes_over_when_it_has_everything(
+    indexed: Library,
+    root: Path,
+    tmp_path: Path,
+    other: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     changed = opened(root, tmp_path / "index", other)
     assert changed.model != indexed.model
     monkeypatch.setattr(following, "LONGEST_STEP", 0.0)

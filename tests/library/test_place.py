@@ -142,6 +142,20 @@ def test_a_moved_folder_is_pointed_at_again(
         assert open_library(str(new)).root == str(new)
 
 
+def test_a_start_that_failed_is_not_in_the_way_of_a_moved_library(
+    root: Path, built: Any, tmp_path: Path
+) -> None:
+    library = open_library(str(root), model=str(built.winner))
+    follow(library)
+    new = root.rename(tmp_path / "new")
+    with pytest.raises(InputError):
+        open_library(str(new))  # neither a model nor where it was
+    Store(default_place(str(new))).claim()  # as an earlier version left it
+    moved = open_library(str(new), moved_from=str(root))
+    follow(moved)
+    assert_right(moved, new, built.winner)
+
+
 def test_another_collection_is_not_taken_for_a_moved_one(
     root: Path, built: Any, tmp_path: Path
 ) -> None:

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from tests.orchestrate.kubernetes_api import KubernetesApi
-from tests.orchestrate.test_trainjob import connect
 from wentu.clip import checkpoint
 from wentu.errors import InputError, StageError, WentuError
 from wentu.formats import read_manifest
 from wentu.orchestrate import cluster, trainjob
+from wentu.orchestrate.cluster import Cluster
 from wentu.orchestrate.trainjob import Training
 from wentu.stages.finetune import Config, finetune
 from wentu.store import Store
@@ -47,7 +47,7 @@ def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def launch(vault: Store, key: str, job: Any, stage: Any) -> None:
     """As trainjob.launch, which wants a bucket."""
-    Training(connect(), vault, key, job, stage.progress).run(stage.tracker.id)
+    Training(Cluster.connect(), vault, key, job, stage.progress).run(stage.tracker.id)
 
 
 def tuned(built: Any, store: str, out: Path, model: str = "tiny", **changed: Any) -> None:

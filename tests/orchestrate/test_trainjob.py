@@ -79,15 +79,7 @@ def training(built: Any, tmp_path: Path, api: KubernetesApi) -> Training:
     vault = Store(str(tmp_path / "store"))
     work = vault.storage.home / f"work/{KEY}"
     job = Job(lmdb=built.lmdb, model="tiny", work=work, config=Config(nodes=2))
-    return Training(connect(), vault, KEY, job, Heard())
-
-
-def connect() -> Cluster:
-    # The user's kubeconfig is read when kubernetes is imported.
-    from kubernetes.config import kube_config
-
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ["KUBECONFIG"]
-    return Cluster.connect()
+    return Training(Cluster.connect(), vault, KEY, job, Heard())
 
 
 def train(training: Training) -> None:

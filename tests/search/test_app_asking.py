@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 from tests.search.serving import pictures_of, served, until
-from wentu.calibration import Limit, from_plain
+from wentu import ann
+from wentu.calibration import Limit, evidence, from_plain
+from wentu.search.engine import Engine
 from wentu.search.paging import end_of
+from wentu.search.query import Query
 from wentu.store import Release, Store
 
 TEXT = "一个小红色圆形，位于白色画面的上边"
@@ -79,7 +83,7 @@ def test_the_next_page_is_asked_for_with_what_came(client: httpx.Client) -> None
 
 
 def test_a_page_of_another_model_is_a_conflict(client: httpx.Client) -> None:
-    place = end_of("0" * 32, 1, np.array([0.5], np.float32), np.array([7], np.int64), None)
+    place = end_of("0" * 32, 1, np.array([0.5], np.float32), np.array([7], np.int64), None, True)
     answer = client.get("/api/v1/search", params={"q": TEXT, "after": place.text()})
     assert answer.status_code == 409
     assert answer.json() == {"error": "the model changed meanwhile; search again."}
@@ -124,6 +128,10 @@ def test_nothing_found_is_an_answer(store: str) -> None:
         assert (len(shown["hits"]), shown["withheld"]) == (9, 0)
         assert shown["after"]
         assert all(hit["confidence"] <= 0.5 for hit in shown["hits"])
+        further = {"text": TEXT, "k": 9, "after": shown["after"]}
+        more = client.post("/api/v1/search", json=further | {"all": True}).json()
+        assert all(hit["confidence"] <= 0.5 for hit in more["hits"])
+        assert client.post("/api/v1/search", json=further).json()["hits"] == []
         first = shown["hits"][0]["id"]
         body = {"text": TEXT, "id": first, "k": 9}
         mixed = client.post("/api/v1/search", json=body).json()
@@ -136,6 +144,34 @@ def test_nothing_found_is_an_answer(store: str) -> None:
         answer = client.post("/api/v1/search", json={"text": TEXT, "k": 9}).json()
         assert (len(answer["hits"]), answer["withheld"]) == (9, 0)
         assert all(hit["confidence"] >= 0.5 for hit in answer["hits"])
+
+
+def test_whether_a_text_is_answered_does_not_depend_on_the_size_of_the_page(
+    store: str,
+) -> None:
+    """Asked so that the best fit of the five nearest, and of no two, reaches the limit."""
+    with closing(Engine.open(store)) as engine:
+        assert engine.calibration
+        assert engine._known
+        queries = [Query(text=text) for text in engine.example_captions("train", 100)]
+        vectors = np.stack([engine.vector(query)[0] for query in queries])
+        _, ids = ann.search(engine._parts, vectors, 5)
+        fits, familiar = evidence(
+            vectors, np.stack([engine._vectors(row) for row in ids]), engine._known.vectors
+        )
+        scores = engine.calibration.score(fits, familiar)
+        late = int(np.argmax(scores.max(axis=1) - scores[:, :2].max(axis=1)))
+        limit = float(scores[late].max() + scores[late, :2].max()) / 2
+    assert scores[late, :2].max() < limit < scores[late].max()
+    publish(store, calibration=limited(store, limit))
+    with served(store) as client:
+        for k in (1, 2, 9):
+            body = {"text": queries[late].text, "k": k, "fold": False, "all": True, "raw": True}
+            answer = client.post("/api/v1/search", json=body).json()
+            assert answer["after"]
+            body |= {"after": answer["after"], "k": 9, "all": False}
+            fit = client.post("/api/v1/search", json=body).json()["hits"]
+            assert len(fit) == (scores[late, k:] >= limit).sum()
 
 
 def test_a_release_of_an_earlier_version_withholds_nothing(store: str) -> None:

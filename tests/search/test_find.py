@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -234,6 +235,21 @@ def test_names(wanted: str, path: str, fits: bool) -> None:
         .fetchone()
     )
     assert row[0] or not fits, "the coarse look in SQLite loses none"
+
+
+def test_a_name_of_many_stars_takes_no_time() -> None:
+    path = "IMG_20240531_180211_a_rather_long_name_of_a_picture.jpeg"
+    assert not name_test("*a" * 60 + "x")(path)
+    assert name_test("*" * 100 + ".jpeg")(path)
+
+
+def test_rows_are_of_the_ids_that_were_asked_for(made: Made) -> None:
+    segment = made.engine._segments[0]
+    ids = segment.ids
+    absent = ids[3:5] - 1
+    assert not np.isin(absent, ids).any()
+    asked = np.sort(np.concatenate([ids[[0, 3, 4]], absent, [2**63 - 1]]))
+    assert segment.rows_of(asked).tolist() == [0, 3, 4]
 
 
 def test_a_date_is_read_from_what_cameras_write() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wentu.errors import InputError
 from wentu.search.paging import BAND, Rest, best, end_of, read_place
-from wentu.search.query import OtherModelError
+from wentu.search.query import DEEPEST, OtherModelError
 
 MODEL = "0123456789abcdef0123456789abcdef"
 NONE = np.empty(0, np.int64)
@@ -28,7 +28,7 @@ def pages(scores: np.ndarray, ids: np.ndarray, k: int, noise: float) -> list[int
         if not len(found):
             return shown
         shown += found.tolist()
-        text = end_of(MODEL, len(shown), page, found, before).text()
+        text = end_of(MODEL, len(shown), page, found, before, True).text()
         assert len(text) <= 1000
 
 
@@ -60,7 +60,7 @@ def test_the_best_are_those_of_a_whole_sort(values: list[float], need: int) -> N
 
 def test_a_new_picture_that_comes_before_is_not_shown_later() -> None:
     scores, ids = np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 2, 3], np.int64)
-    place = end_of(MODEL, 2, scores[:2], ids[:2], None)
+    place = end_of(MODEL, 2, scores[:2], ids[:2], None, False)
     assert place.behind(np.array([0.95, 0.85, 0.75], np.float32), ids + 10).tolist() == [
         False,
         False,
@@ -69,10 +69,11 @@ def test_a_new_picture_that_comes_before_is_not_shown_later() -> None:
 
 
 def test_another_model_and_nonsense_are_sentences() -> None:
-    place = end_of(MODEL, 1, np.array([0.5], np.float32), np.array([7], np.int64), None)
+    place = end_of(MODEL, 1, np.array([0.5], np.float32), np.array([7], np.int64), None, True)
     assert read_place(place.text(), MODEL) == place
     with pytest.raises(OtherModelError, match="the model changed meanwhile"):
         read_place(place.text(), MODEL[::-1])
-    for wrong in ("x", "AAAA", place.text()[:-3], place.text() + "AAAA", "ü", "*" * 40):
+    deep = end_of(MODEL, DEEPEST + 1, np.array([0.5]), np.array([7]), None, True).text()
+    for wrong in (deep, "x", "AAAA", place.text()[:-3], place.text() + "AAAA", "ü", "*" * 40):
         with pytest.raises(InputError, match="after: give what the page before ended with"):
             read_place(wrong, MODEL)

@@ -107,7 +107,8 @@ def test_asked_to_end_all_end_and_answers_under_way_are_given(
             assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
         _, said = it.communicate(timeout=30)
         assert time.monotonic() - began < 10
-        assert it.returncode in (-how, 130, 143)  # as the command line says it
+        ignored = signal.getsignal(how) is signal.SIG_IGN  # of what a shell runs in the background
+        assert it.returncode in (-how, 130, 143) or ignored  # as the command line says it
         assert not any(map(alive, workers))
         assert "Traceback" not in said
 
@@ -131,7 +132,7 @@ def test_a_worker_that_keeps_dying_is_started_with_pauses(built: Any) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
-            time.sleep(0.02)
+            time.sleep(0.1)  # until what was killed is seen to be dead, also on a busy machine
         assert 4 <= killed <= 10  # 2 workers: at once, after 1, 3 and 7 seconds
         assert client.get("/healthz", timeout=60).status_code == 200
 

@@ -141,6 +141,8 @@ class Judged:
     """[K]"""
     confidence: Doubles
     """[K] 0..1, at least ``THRESHOLD`` where it fits."""
+    answered: bool
+    """Is there anything for the text? Where not, none fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,8 @@ class Calibration:
         far = np.clip(self.slope * (scores - least), -50, 50)
         fits = np.zeros(len(scores), bool) if refused else scores >= least
         confidence = 1 / (1 + np.exp(-far))
-        return Judged(fits=fits, confidence=np.where(fits, confidence, np.minimum(confidence, 0.5)))
+        confidence = np.where(fits, confidence, np.minimum(confidence, 0.5))
+        return Judged(fits=fits, confidence=confidence, answered=answered)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -159,11 +160,10 @@ def execute(
     click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
     if own["lan"]:
         click.echo(library.invitation(url, rules.token))
-    with found.following:
-        if count == 1:
-            answer(listening, place, rules, found, None, 0)
-        else:
-            share(listening, place, rules, found, count)
+    if count == 1:
+        answer(listening, place, rules, found, None, 0)
+    else:
+        share(listening, place, rules, found, count)
 
 
 def share(listening: socket.socket, place: str, rules: Rules, served: Served, count: int) -> None:
@@ -233,7 +233,8 @@ def answer(
         backlog=BACKLOG,
         ws="none",
     )
-    uvicorn.Server(config).run([listening])
+    with served.following if worker == 0 else nullcontext():
+        uvicorn.Server(config).run([listening])
 
 
 def need_packages() -> None:

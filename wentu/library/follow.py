@@ -63,7 +63,9 @@ class Follower:
         segments = self.library.store.storage.home / "segments"
         for left in (*home.glob(f"{PART}*"), *segments.glob(".*")):
             shutil.rmtree(left, ignore_errors=True)
-        self.state = open_state(home / "state.sqlite", self.library.store, current[1])
+        self.state = open_state(
+            home / "state.sqlite", self.library.store, current[1], self.library.model
+        )
         self.reader = Reader(self.state, self.library.store, self.library.root, self.library.model)
         self.writer = Writer(library=self.library, state=self.state)
         self.tried, self.costs, self.indexed = time.monotonic(), 0.0, current[1].pictures
@@ -145,7 +147,7 @@ class Follower:
             self.indexed = release.pictures
             collect(self.library, self.state)
             if not self.state.count(WAITING):
-                self.tell_release(found)
+                self.tell_release()
         self.costs = time.monotonic() - start
 
     # --- telling -------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ class Follower:
         elif self._bad == MOST_TOLD + 1:
             self.lines.tell(pick("left out: and others", "已跳过：以及其他文件"))
 
-    def tell_release(self, found: Scanned) -> None:
+    def tell_release(self) -> None:
         """That everything is indexed."""
         self.lines.tell(
             pick(

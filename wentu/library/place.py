@@ -47,6 +47,10 @@ class Library:
         """What only the library needs, in its store."""
         return self.store.storage.home / "library"
 
+    def now(self) -> Library:
+        """As it is written down at the moment."""
+        return load(str(self.store.storage.home)) or self
+
     def save(self) -> None:
         """Write down whose store it is."""
         about = {"format": FORMAT, "root": self.root, "model": self.model}
@@ -111,10 +115,9 @@ def open_library(folder: str, *, place: str = "", model: str = "", moved_from: s
     if known is None:
         refuse_others(root, place)
     if known is None or model:
-        store, digest = Store(place), ""
+        store, source = Store(place), find_model(model)
         store.claim()
-        digest = keep_model(store, model, known)
-        known = Library(root=root, model=digest, store=store)
+        known = Library(root=root, model=keep_model(store, source), store=store)
         known.save()
     first_release(known)
     return known
@@ -146,11 +149,10 @@ def refuse_others(root: str, place: str) -> None:
 # --- the model --------------------------------------------------------------------------------
 
 
-def keep_model(store: Store, model: str, known: Library | None) -> str:
-    """Copy a model into the store, so that it needs no other place; its digest."""
-    source = find_model(model)
+def keep_model(store: Store, source: Path) -> str:
+    """Copy a bundle into the store, so that it needs no other place; its digest."""
     digest = bundle_digest(source)
-    if known is None or digest != known.model:
+    if not store.storage.exists(f"models/{digest}/{BUNDLE}"):
         Bundle(source)  # refuses what is broken
         home = store.storage.home / "library"
         home.mkdir(exist_ok=True)
@@ -257,9 +259,26 @@ def repoint(root: str, old: str, place: str) -> None:
                 "去掉 --moved-from 则重新建立索引。",
             )
         if found.store.storage.home != (home := Store(place).storage.home):
-            home.parent.mkdir(parents=True, exist_ok=True)
+            make_way(home)
             shutil.move(found.store.storage.home, home)
         Library(root=root, model=found.model, store=Store(place)).save()
+
+
+def make_way(home: Path) -> None:
+    """Have nothing where a store is moved to; what a start left that failed is taken away.
+
+    Raises InputError where there is more.
+    """
+    home.parent.mkdir(parents=True, exist_ok=True)
+    if not home.exists():
+        return
+    if {each.name for each in home.iterdir()} - {STORE_MARK}:
+        raise InputError(
+            f"{home} is not empty, and the library would go there; remove it, or choose another "
+            "--store.",
+            f"图库要移到 {home}，但那里不是空的；请删除它，或换一个 --store。",
+        )
+    shutil.rmtree(home)
 
 
 def alike(store: Store, root: str) -> tuple[int, int]:
@@ -272,9 +291,9 @@ def alike(store: Store, root: str) -> tuple[int, int]:
                 "SELECT min(f.path), p.digest, p.id FROM pictures p JOIN paths f ON "
                 "f.picture = p.id GROUP BY p.id ORDER BY p.id LIMIT ?"
             )
-            most = SAMPLE + len(segment.tombstones)
-            found = db.execute(query, (most,)).fetchall()
-        rows += [(p, bytes(d)) for p, d, i in found if i not in set(segment.tombstones)]
+            dead = set(segment.tombstones)
+            found = db.execute(query, (SAMPLE + len(dead),)).fetchall()
+        rows += [(p, bytes(d)) for p, d, i in found if i not in dead]
     rows = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
     return sum(_is(f"{root}/{path}", digest) for path, digest in rows), len(rows)
 

@@ -48,11 +48,14 @@ class Scanned:
 def scan(state: State, root: str) -> Scanned:
     """Bring the files of the state up to date; AwayError where the folder is out of reach."""
     before, found = _identity(root), Scanned()
-    closed: list[str] = []  # folders that could not be listed
+    closed: list[tuple[str, str]] = []  # of what cannot be seen, (first path, the one behind)
 
     def skipped(path: str, kind: str) -> None:
+        name = path.rstrip("/")
         if kind == "unreadable" and path.endswith("/"):
-            closed.append(path)
+            closed.append((f"{name}/", f"{name}0"))  # "0" follows "/"
+        elif _leads_nowhere(Path(root, name)):  # to a drive that is unplugged
+            closed.extend([(name, f"{name}\0"), (f"{name}/", f"{name}0")])
 
     now = time.time()
     with state.transaction() as db:
@@ -73,6 +76,14 @@ def scan(state: State, root: str) -> Scanned:
             raise _away(root)
         _compare(state, found, closed)
     return found
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Is it a link whose target is not there?"""
+    try:
+        return path.is_symlink() and not path.exists()
+    except OSError:
+        return True
 
 
 def reachable(root: str) -> bool:
@@ -118,12 +129,12 @@ def _row(each: Found, now: float, found: Scanned) -> tuple[str, str | None, int,
     return each.path, each.mark, changed, each.size
 
 
-def _compare(state: State, found: Scanned, closed: list[str]) -> None:
+def _compare(state: State, found: Scanned, closed: list[tuple[str, str]]) -> None:
     """What was seen, against the files that are known."""
     db = state.db
     db.execute("CREATE TEMP TABLE IF NOT EXISTS closed (first TEXT, end TEXT)")
     db.execute("DELETE FROM closed")
-    db.executemany("INSERT INTO closed VALUES (?, ?)", ((p, p[:-1] + "0") for p in closed))
+    db.executemany("INSERT INTO closed VALUES (?, ?)", closed)
     gone = (
         "path NOT IN (SELECT path FROM seen) AND NOT EXISTS "
         "(SELECT 1 FROM closed c WHERE files.path >= c.first AND files.path < c.end)"

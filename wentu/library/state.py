@@ -1,8 +1,8 @@
 """What is known of each file of a library: a catalog of everything, and what it was known by.
 
 It is an ordinary catalog (so that segments are cut out of it as everywhere) with some more tables:
-each file with its mark, what is damaged, what is being decoded, which thumbnails nobody needs, and
-the fingerprints by which near-duplicates are found.
+each file with its mark, the model that pictures were embedded by, what is damaged, what is being
+decoded, which thumbnails nobody needs, and the fingerprints by which near-duplicates are found.
 
 A file is waiting (found, not read yet), a picture, damaged, or unreadable. While any is waiting,
 what is gone stays in ``paths``: a file that was renamed is found under its old name until it was
@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from wentu import splits
 from wentu.catalog import free_id
@@ -42,6 +45,7 @@ CREATE TABLE trying (path TEXT PRIMARY KEY, crashes INTEGER NOT NULL, now INTEGE
 CREATE TABLE gone (picture INTEGER PRIMARY KEY, since REAL NOT NULL);
 CREATE TABLE prints (picture INTEGER PRIMARY KEY, hash TEXT, mini BLOB);
 CREATE TABLE bands (band INTEGER, key INTEGER, picture INTEGER);
+CREATE TABLE embedded_by (model TEXT NOT NULL);
 CREATE INDEX files_by_mark ON files (mark);
 CREATE INDEX files_by_state ON files (state, changed);
 CREATE INDEX files_by_picture ON files (picture);
@@ -78,6 +82,15 @@ class State:
     def one(self, query: str, *values: object) -> int:
         """The number that a query is answered with."""
         return int(self.db.execute(query, values).fetchone()[0])
+
+    def embedded_by(self) -> str:
+        """Digest of the model that the pictures were embedded by."""
+        return str(self.db.execute("SELECT model FROM embedded_by").fetchone()[0])
+
+    def nameless(self) -> npt.NDArray[np.int64]:
+        """Pictures whose files hold something else by now, or will be dropped."""
+        query = "SELECT id FROM pictures WHERE id NOT IN (SELECT picture FROM paths)"
+        return np.array([picture for (picture,) in self.db.execute(query)], np.int64)
 
     def count(self, state: int) -> int:
         """How many files are in that state."""
@@ -156,7 +169,7 @@ class State:
             "VALUES (?, ?, ?, ?, ?, ?)",
             (picture, digest, *shape, size, group),
         )
-        today = time.strftime("%Y-%m-%d")
+        today = time.strftime("%Y-%m-%d", time.gmtime())
         self.db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?)", (picture, taken, today))
         return picture
 
@@ -213,18 +226,24 @@ class State:
         self.db.execute(f"UPDATE files SET state = {WAITING} WHERE state = {UNREADABLE}")
 
 
-def open_state(path: Path, store: Store, release: Release) -> State:
-    """The state there, or a new one: what the release knows, with every file still to be read."""
+def open_state(path: Path, store: Store, release: Release, model: str) -> State:
+    """The state there, or a new one: what the release knows, with every file still to be read.
+
+    One of another model than ``model`` (a digest) is none: it knows of pictures only as far as that
+    one had embedded them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name("new.sqlite")
     remove(fresh)
     with closing(create_catalog(fresh)) as db:
         db.executescript(_TABLES)
+        db.execute("INSERT INTO embedded_by VALUES (?)", (model,))
+        db.commit()
         expected = _schema(db)
     if path.exists():
         with suppress(sqlite3.DatabaseError), closing(State(path)) as state:
             sound = state.db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
-            if sound and _schema(state.db) == expected:
+            if sound and _schema(state.db) == expected and state.embedded_by() == model:
                 remove(fresh)
                 return State(path)
     _take_over(fresh, store, release)

@@ -111,6 +111,7 @@ class Writer:
         """What follows a release, its new segment in the store; None where nothing changed."""
         old = self._old(base.segments)
         said = described(self.state.db)
+        said = said[np.isin(said["id"], self.state.nameless(), invert=True)]
         for each in old:
             alive = np.intersect1d(said, each.said, assume_unique=True)["id"]
             each.serves = np.intersect1d(alive, each.serves, assume_unique=True)
@@ -231,7 +232,8 @@ def collect(library: Library, state: State) -> None:
             "pointer": {f"{pointer.number:08d}.json" for pointer in kept},
             "releases": {f"{release.id}.json" for release in releases},
             "segments": {each.digest for release in releases for each in release.segments},
-            "models": {library.model, *(release.model for release in releases)},
+            # Another process may have given the library another model meanwhile.
+            "models": {library.now().model, *(release.model for release in releases)},
         }
         for kind, names in needed.items():
             for name in set(store.storage.list(kind)) - names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ def connect() -> tuple[Any, str]:
             config.load_incluster_config(settings)
             namespace = (ACCOUNT / "namespace").read_text("utf-8").strip()
         except config.ConfigException:
-            config.load_kube_config(client_configuration=settings)
-            chosen = config.list_kube_config_contexts()[1]["context"]
+            # As it is now: the library's own default is what it was when it was imported.
+            file = os.environ.get("KUBECONFIG")
+            config.load_kube_config(config_file=file, client_configuration=settings)
+            chosen = config.list_kube_config_contexts(file)[1]["context"]
             namespace = chosen.get("namespace") or "default"
     except (config.ConfigException, OSError) as error:
         raise InputError(

@@ -23,7 +23,7 @@ TEXT: dict[str, Any] = {"type": "string"}
 FLAG: dict[str, Any] = {"type": "boolean"}
 NUMBER: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 100}
 COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": s.MOST_HITS}
-OFFSET: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": s.DEEPEST}
+OFFSET: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": asked.DEEPEST}
 SIDE: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": s.LONGEST_SIDE}
 FILTERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("folder", "name", "taken_from", "taken_to", "added_from", "added_to"), TEXT),

@@ -20,10 +20,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wentu.language import pick
 from wentu.search.rate import one_client
+from wentu.settings import is_loopback
 
 LINGER = 2.0
 """Seconds that a connection is still there after a refusal."""
-LOOPBACK = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Watched(H11Protocol):
         super().connection_made(transport)
         self._address = one_client(self.client[0]) if self.client else ""
         self.held[self._address] += 1
-        free = self.limits.trust_proxy or self._address in LOOPBACK
+        free = self.limits.trust_proxy or bool(self.client and is_loopback(self.client[0]))
         full = max(
             len(self.connections) / self.limits.most,
             0.0 if free else self.held[self._address] / self.limits.each,

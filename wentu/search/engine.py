@@ -22,8 +22,8 @@ from wentu.clip.labels import probabilities, templates_for
 from wentu.errors import FormatError, InputError
 from wentu.search.filters import Mask, Sieve
 from wentu.search.folding import Copies, Folded
-from wentu.search.paging import Rest, best, end_of, read_place
-from wentu.search.query import Answer, CaptionHit, Filters, Hit, NotHereError, Query
+from wentu.search.paging import Place, Rest, best, end_of, read_place
+from wentu.search.query import DEEPEST, Answer, CaptionHit, Filters, Hit, NotHereError, Query
 from wentu.search.records import count_folders, records, shown_folders
 from wentu.search.segment import Segment
 from wentu.search.syntax import parse
@@ -200,13 +200,17 @@ class Engine:
         if query.id is not None:
             drop = np.append(drop, query.id)
         end = query.offset + query.k
-        scores, ids = self._ranked(vector, end + 1, passing, Rest(drop=drop, before=before))
+        need = max(end + 1, LOOKED_AT)
+        scores, ids = self._ranked(vector, need, passing, Rest(drop=drop, before=before))
         more, page, first = len(ids) > end, slice(query.offset, end), ids
         scores, ids = scores[page], ids[page]
-        judged = self._judge(query, first, ids, later=before is not None)
+        judged = self._judge(query, first, ids, before)
         hits = self._hits(scores, ids, folded, judged)
         rank = (before.rank if before else 0) + query.offset
-        after = end_of(self.release.model, rank + len(ids), scores, ids, before) if more else None
+        answered = judged is None or judged.answered
+        ends, model = rank + len(ids), self.release.model
+        more &= ends < DEEPEST
+        after = end_of(model, ends, scores, ids, before, answered) if more else None
         shown = hits
         if judged and not query.all:
             shown = [hit for hit, fits in zip(hits, judged.fits, strict=True) if fits]
@@ -335,13 +339,15 @@ class Engine:
                 return scores[0][left][:need], ids[0][left][:need]
             depth *= 2
 
-    def _judge(self, query: Query, first: ann.Ids, page: ann.Ids, later: bool) -> Judged | None:
+    def _judge(
+        self, query: Query, first: ann.Ids, page: ann.Ids, before: Place | None
+    ) -> Judged | None:
         """Which of a page's pictures fit the text, whatever is excluded; None where that cannot be
         told: other queries than texts, and releases without calibration.
 
         Args:
-            first: the nearest of all pictures. page: those that are asked for. later: an earlier
-            page was answered, so the text was.
+            first: the nearest of all pictures. page: those that are asked for. before: where an
+            earlier page ended; whether the text is answered was settled then.
         """
         known = self._known
         if known is None or query.picture is not None or query.id is not None:
@@ -352,7 +358,7 @@ class Engine:
         fit, familiar = evidence(vector, self._vectors(ids)[None], known.vectors)
         scores = self.calibration.score(fit, familiar)[0]
         best = float(scores[: len(ids) - len(page)].max(initial=-np.inf))
-        answered = later or self.calibration.answers(query.text, best, known)
+        answered = before.answered if before else self.calibration.answers(query.text, best, known)
         return self.calibration.judge(query.text, scores[len(ids) - len(page) :], answered)
 
     @cached_property

@@ -2,7 +2,7 @@
 
 JPEG, PNG and WebP keep their pixels bit by bit: what stands beside the pixels is left out, but for
 colours (ICC) and the orientation, which is written anew. In the other formats places hide in ways
-of their own, so those go out as JPEG. BMP and PPM hold no metadata.
+of their own, so those go out as JPEG. BMP holds no metadata.
 
 Where things stand: JPEG's segments in ITU-T T.81, B.1; EXIF in CIPA DC-008, 4.5; PNG's chunks in
 its specification, 5.3 and 11.3; WebP's in "WebP Container Specification", Extended File Format.

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from wentu.errors import InputError
-from wentu.search.query import OtherModelError
+from wentu.search.query import DEEPEST, OtherModelError
 
 BAND = 1e-5
 """Scores closer than this may change places between two requests; measured: 2e-6."""
 MOST = 64
 """Ids that are named: a text of at most 750 characters. Where more lie so close (pictures that are
 equal to the model) the strict order decides."""
-_HEAD = struct.Struct(">8sdI")
+_HEAD = struct.Struct(">8sdI?")
 
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -40,12 +40,14 @@ class Place:
     """Of the last picture."""
     rank: int
     """Pictures up to it."""
+    answered: bool
+    """Was the text answered, or were the nearest shown although nothing fits?"""
     ids: tuple[int, ...]
     """The last pictures whose score is within ``BAND`` of it, the last one at the end."""
 
     def text(self) -> str:
         """For the answer."""
-        head = _HEAD.pack(bytes.fromhex(self.model), self.score, self.rank)
+        head = _HEAD.pack(bytes.fromhex(self.model), self.score, self.rank, self.answered)
         data = head + struct.pack(f">{len(self.ids)}q", *self.ids)
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
@@ -60,17 +62,25 @@ class Place:
         return result
 
 
-def end_of(model: str, rank: int, scores: Scores, ids: Ids, before: Place | None) -> Place:
+def end_of(
+    model: str, rank: int, scores: Scores, ids: Ids, before: Place | None, answered: bool
+) -> Place:
     """The place behind a page: scores and ids of its pictures, shown or not.
 
     Args:
-        rank: pictures up to its end. before: where the page began.
+        rank: pictures up to its end. before: where the page began. answered: see ``Place``.
     """
     last = float(scores[-1])
     close = np.abs(scores - last) <= BAND
     named = [*before.ids] if before and abs(before.score - last) <= BAND else []
     named += ids[close].tolist()
-    return Place(model=model[:16], score=last, rank=rank, ids=tuple(named[-MOST:]))
+    return Place(
+        model=model[:16],
+        score=last,
+        rank=rank,
+        answered=answered,
+        ids=tuple(named[-MOST:]),
+    )
 
 
 def read_place(text: str, model: str) -> Place:
@@ -80,11 +90,11 @@ def read_place(text: str, model: str) -> Place:
     """
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-        digest, score, rank = _HEAD.unpack_from(data)
+        digest, score, rank, answered = _HEAD.unpack_from(data)
         count = (len(data) - _HEAD.size) // 8
         ids = struct.unpack_from(f">{count}q", data, _HEAD.size)
         whole = len(data) == _HEAD.size + 8 * count and 1 <= count <= MOST
-        if not whole or not math.isfinite(score) or min(ids) < 0:
+        if not whole or not math.isfinite(score) or min(ids) < 0 or rank > DEEPEST:
             raise ValueError("no place")
     except (binascii.Error, struct.error, ValueError):
         raise InputError(
@@ -95,7 +105,7 @@ def read_place(text: str, model: str) -> Place:
         raise OtherModelError(
             "the model changed meanwhile; search again.", "模型已更换；请重新搜索。"
         )
-    return Place(model=digest.hex(), score=score, rank=rank, ids=ids)
+    return Place(model=digest.hex(), score=score, rank=rank, answered=answered, ids=ids)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from wentu.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DEEPEST = 10_000
+"""Pictures that a query may be followed down to: memory for a page grows with it."""
 _DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 

@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-MOST_HITS, DEEPEST = 200, 10_000
+from wentu.search.query import DEEPEST
+
+MOST_HITS = 200
 LONGEST_SIDE = 1_000_000
 MOST_LABELS = 100
 

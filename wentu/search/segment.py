@@ -94,9 +94,11 @@ class Segment:
         """[M] rows of those of ``ids`` that are here."""
         order = self._order
         at = np.searchsorted(self.ids, ids, sorter=order)
-        at = at[at < len(self.ids)]
-        rows = at if order is None else order[at]
-        return rows[np.isin(self.ids[rows], ids)]
+        inside = at < len(self.ids)
+        at, ids = at[inside], ids[inside]
+        rows: Rows = at if order is None else order[at]
+        found: Rows = rows[self.ids[rows] == ids]
+        return found
 
     def row(self, picture: int) -> int | None:
         """The row of a picture; None where it is not here."""

@@ -9,6 +9,7 @@ as if asked to: it waits for the end of a pipe that nobody else holds.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -16,16 +17,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
+
+from wentu.language import pick
 
 WANTED = (signal.SIGTERM, signal.SIGINT)
 YOUNG = 10.0
 """Seconds; a worker that dies younger is started again after a pause that doubles each time."""
 LONGEST = 30.0
 """Seconds of such a pause."""
+RETRY = 2.0
+"""Seconds after which a process is asked for again that the system had no room for."""
 Work = Callable[[int], None]
+log = logging.getLogger("wentu.serve")
 
 
 def supervise(
@@ -104,7 +110,13 @@ class _Supervisor:
             sys.stdout.flush()
             sys.stderr.flush()
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)  # till it has its own
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:  # no room for another process at the moment
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                self._due[number] = now + RETRY
+                log.warning("%s", pick(f"cannot fork: {error}", f"无法创建进程：{error}"))
+                continue
             if pid == 0:
                 self._be(number, handlers, mask)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -143,10 +155,8 @@ class _Supervisor:
 
     def _reap(self) -> None:
         """Take leave of those that died, and have others take their place."""
-        for pid, status in dead():
-            number = self._pids.pop(pid, None)
-            if number is None:
-                continue
+        for pid, status in dead(self._pids):
+            number = self._pids.pop(pid)
             now = time.monotonic()
             young = now - self._since[number] < YOUNG
             pause = self._pause[number]
@@ -161,17 +171,11 @@ class _Supervisor:
         until = time.monotonic() + self._grace
         while self._pids and len(self._asked) == 1 and time.monotonic() < until:
             self._wait(until - time.monotonic())
-            for pid, _ in dead():
-                self._pids.pop(pid, None)
+            for pid, _ in dead(self._pids):
+                del self._pids[pid]
 
 
-def dead() -> list[tuple[int, int]]:
-    """(pid, wait status) of the children that died."""
-    found = []
-    with suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            found.append((pid, status))
-    return found
+def dead(pids: Iterable[int]) -> list[tuple[int, int]]:
+    """(pid, wait status) of those of these children that died; others are somebody else's."""
+    found = [os.waitpid(pid, os.WNOHANG) for pid in pids]
+    return [(pid, status) for pid, status in found if pid]

@@ -10,7 +10,7 @@ import { bring, listenForDrops, listenForPastes, taken } from "./pictures.js";
 import { asks, body, browsing, form, nothing, read, same, write } from "./query.js";
 import { About } from "./release.js";
 import { offerSpeech } from "./speech.js";
-import { askForToken, tokenOfAddress } from "./token.js";
+import { askForToken, carriesToken, tokenOfAddress } from "./token.js";
 import { Viewer } from "./viewer.js";
 import { chooseLanguage, language, languageOf, number, switchLanguage, t } from "./words.js";
 
@@ -20,7 +20,7 @@ let query = nothing();
 let typing = false; // the last change came from typing: the address is replaced, not added to
 let running = null; // the request for the first page, until it is answered
 let paging = null; // the same for a further page
-let page = null; // {query, release, after, withheld, total, understood} of what is shown
+let page = null; // {query, searching, release, after, withheld, total, without} of what is shown
 
 // --- the query and the address -------------------------------------------------------------------
 
@@ -97,14 +97,14 @@ async function run() {
   paging = null;
   const own = new AbortController();
   running = own;
-  const searching = asks(query);
+  const was = query;
   document.body.classList.add("searching");
   try {
     const answer = await ask("", own.signal);
     if (running !== own) return;
     running = null;
     notices.clear();
-    showFirst(answer, searching);
+    showFirst(answer, was);
   } catch (error) {
     if (aborted(error) || running !== own) return;
     running = null;
@@ -116,7 +116,7 @@ async function run() {
 
 /** Ask for the next page, once it is needed. */
 async function more() {
-  if (!page?.after || paging || running) return;
+  if (!page?.after || paging || running || !same(page.query, query)) return;
   const own = new AbortController();
   paging = own;
   try {
@@ -159,8 +159,10 @@ function failed(error, retry) {
 
 // --- showing --------------------------------------------------------------------------------------
 
-function showFirst(answer, searching) {
+function showFirst(answer, was) {
+  const searching = asks(was);
   page = {
+    query: was,
     searching,
     release: answer.release,
     total: answer.total,
@@ -300,7 +302,7 @@ const open = (id) => { typing = false; go({ open: id }, { replace: Boolean(query
 // --- the parts ------------------------------------------------------------------------------------
 
 const notices = new Notices();
-const about = new About(() => { filters.forgetFolders(); showLarge(); });
+const about = new About(() => { filters.forgetFolders(); learnFolders(); showLarge(); });
 const grid = new Grid(by("grid"), {
   open: (index) => open(grid.hits[index].id),
   like,
@@ -355,8 +357,15 @@ async function toggleFilters() {
   by("refine").setAttribute("aria-expanded", String(!section.hidden));
   if (section.hidden) return;
   drawFilters();
+  await learnFolders();
+}
+
+/** The folders to choose from, if they can be seen; not under the hands of who fills in the form. */
+async function learnFolders() {
+  const section = by("filters");
+  if (section.hidden) return;
   await filters.learnFolders();
-  if (!section.hidden) drawFilters();
+  if (!section.hidden && !section.contains(document.activeElement)) drawFilters();
 }
 
 function listen() {
@@ -376,8 +385,9 @@ function listen() {
     go(nothing());
     scrollTo({ top: 0 });
   });
-  addEventListener("popstate", () => {
+  addEventListener("popstate", async () => {
     typing = false;
+    if (carriesToken()) await arrive(); // another link was opened in this tab
     follow(read(location.hash));
     if (!by("filters").hidden) drawFilters();
   });
@@ -395,15 +405,20 @@ function listen() {
   });
 }
 
+/** Come by an address with a token. */
+async function arrive() {
+  const refused = await tokenOfAddress();
+  if (refused instanceof Failure) failed(refused, () => follow(read(location.hash)));
+  about.learn();
+}
+
 async function start() {
   for (const each of document.querySelectorAll("[data-icon]")) each.append(icon(each.dataset.icon));
   chooseLanguage();
   drawSettings();
   listen();
   offerSpeech(asked);
-  const shown = await tokenOfAddress();
-  if (shown instanceof Failure) failed(shown, () => follow(read(location.hash)));
-  about.learn();
+  await arrive();
   follow(read(location.hash));
   if (!query.open && matchMedia("(pointer: fine)").matches) by("text").focus();
 }

@@ -4,16 +4,21 @@ import { enter, Failure } from "./api.js";
 import { by, make } from "./dom.js";
 import { t } from "./words.js";
 
+const inAddress = () => new URLSearchParams(location.hash.replace(/^#/, ""));
+
+export const carriesToken = () => inAddress().has("token");
+
 /** Trade a token behind "#" in the address, which no server ever sees, for a cookie; take it out of
  * the address. The failure where that did not work. */
 export async function tokenOfAddress() {
-  const given = new URLSearchParams(location.hash.replace(/^#/, ""));
+  const given = inAddress();
   const token = given.get("token");
   if (!token) return null;
   given.delete("token");
   history.replaceState(null, "", `#${given}`);
   try {
     await enter(token);
+    by("token").close();
     return null;
   } catch (error) {
     return error;
