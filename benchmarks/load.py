@@ -67,7 +67,7 @@ class Seen:
     """Kind of query -> how long each took."""
     failed: list[Failed] = field(default_factory=list)
     kills: list[tuple[float, set[int]]] = field(default_factory=list)
-    """When, and the clients' ports of the connections that the worker held."""
+    """When it was dead, and the clients' ports of the connections that the worker held."""
     swaps: Counter[str] = field(default_factory=Counter)
     """Releases that were published: good, or what was wrong with them."""
     releases: Counter[str] = field(default_factory=Counter)
@@ -219,11 +219,11 @@ def ask(queries: Queries, number: int, seen: Seen, stop: threading.Event) -> Non
     while not stop.is_set():
         kind = rng.choice(list(queries.kinds))
         path, body, content = queries.kinds[kind](rng)
+        sent, port, release = time.monotonic(), 0, ""
         if connection is None or closed(connection):
             if connection:
                 connection.close()
             connection = http.client.HTTPConnection("127.0.0.1", queries.port, timeout=60)
-        sent, port, release = time.monotonic(), 0, ""
         try:
             if connection.sock is None:
                 connection.connect()
@@ -343,9 +343,13 @@ def kill(supervisor: int, seen: Seen, stop: threading.Event) -> None:
     while not stop.wait(KILL):
         pid = max(children(supervisor), key=started)
         os.kill(pid, signal.SIGSTOP)  # so that it takes no connection that is not seen
-        ports, when = ports_of(pid), time.monotonic()
+        while states(pid) - {"T"}:
+            time.sleep(0.001)
+        ports = ports_of(pid)
         os.kill(pid, signal.SIGKILL)
-        seen.kills.append((when, ports))
+        while states(pid) - {"Z"}:  # till then its connections look as if somebody read them
+            time.sleep(0.001)
+        seen.kills.append((time.monotonic(), ports))
 
 
 def watch(supervisor: int, seen: Seen, stop: threading.Event) -> None:
@@ -366,6 +370,15 @@ def children(pid: int) -> list[int]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             found += map(int, path.read_text("ascii").split())
+    return found
+
+
+def states(pid: int) -> set[str]:
+    """Of its threads: R, S, T (stopped), Z (dead), …; none once it was waited for."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            found.add(path.read_text("ascii").rpartition(") ")[2][0])
     return found
 
 
