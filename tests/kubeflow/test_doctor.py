@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_the_store_is_tried_with_the_keys_of_the_tasks(
     """Those of the Secret and the ConfigMap that the profile names, whatever is set here."""
 
     def look() -> dict[str, Any]:
-        found: dict[str, Any] = checks(wentu, "--store", f"s3://{bucket}/store")[1]
+        found: dict[str, Any] = checks(wentu, "--store", f"s3://{bucket}/{uuid.uuid4().hex[:8]}")[1]
         return dict(found["store, as tasks"])
 
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -164,7 +165,7 @@ def test_a_store_in_a_bucket_is_tried_with_its_keys(
 ) -> None:
     monkeypatch.setenv("WENTU_LANG", language)
     name = {"en": "store", "zh": "仓库"}[language]
-    place = f"s3://{bucket}/store"
+    place = f"s3://{bucket}/{uuid.uuid4().hex[:8]}"
     _, found = checks(wentu, "--store", place)
     assert found[name]["state"] == "ok"
     assert list(s3.Objects(place).list(deep=True)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,7 @@ def test_a_release_that_was_broken_for_a_while_is_served_later(two: tuple[str, s
 def put_into(bucket: str, two: tuple[str, str, str]) -> str:
     """The store with both releases, the first one current, in a bucket."""
     store, first, _ = two
-    here, there = Store(store), Store(f"s3://{bucket}/store")
+    here, there = Store(store), Store(f"s3://{bucket}/{uuid.uuid4().hex[:8]}")
     for key in ("models", "segments", "calibrations"):
         for name in here.storage.list(key):
             there.storage.put_folder(Path(store) / key / name, f"{key}/{name}")
