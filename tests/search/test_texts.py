@@ -121,6 +121,19 @@ def test_the_same_text_is_embedded_once_for_all_that_ask(watched: Watched) -> No
     assert (vectors.hits, len(watched.calls)) == (1, 1)
 
 
+def test_several_who_wait_for_one_text_all_get_it(watched: Watched) -> None:
+    """Not only of the text that the model is at: the model is handed on to one of them."""
+    for _ in range(10):
+        vectors = TextVectors(watched)
+        watched.calls.clear()
+        found = together(watched, vectors, ["红", *["蓝"] * 5, *["绿"] * 3])
+        expected = watched.bundle.encode_text(["蓝", "绿"])
+        for number, vector in enumerate(found[1:]):
+            np.testing.assert_allclose(np.asarray(vector), expected[int(number >= 5)], atol=1e-5)
+        assert sorted(vectors.sizes.items()) == [(1, 1), (2, 1)]
+    assert watched.most == 1
+
+
 def test_what_was_not_asked_for_lately_is_forgotten(watched: Watched) -> None:
     vectors = TextVectors(watched, room=2)
     for text in ("红", "蓝", "红", "绿", "红", "蓝"):

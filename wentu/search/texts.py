@@ -2,7 +2,7 @@
 
 A text that finds the model idle waits for nobody. While the model runs, texts gather, and go
 together when it is free: a call of eight costs little more than one. There is no thread for it:
-whoever finds the model idle runs it, and at the end hands it on to the first of those that wait.
+whoever finds the model idle runs it, for all that wait.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ class _Wanted:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.woken = threading.Event()
-        """It is embedded, or it is its turn to run the model."""
         self.vector: Features | None = None
         self.error: Exception | None = None
 
@@ -61,13 +59,14 @@ class TextVectors:
         self._asked: dict[str, _Wanted] = {}
         self._waiting: list[_Wanted] = []
         self._running = False
-        self._lock = threading.Lock()
+        self._free = threading.Condition()
+        """Of all that is shared; notified when the model is free again."""
         self.hits = self.misses = 0
         self.sizes: Counter[int] = Counter()
 
     def of(self, text: str) -> Features:
         """L2-normalised [D]; raises what the model raises on this text, whoever else waits."""
-        with self._lock:
+        with self._free:
             found = self._known.get(text)
             if found is not None:
                 self._known.move_to_end(text)
@@ -78,39 +77,43 @@ class TextVectors:
             if wanted is None:
                 wanted = self._asked[text] = _Wanted(text)
                 self._waiting.append(wanted)
-            mine = not self._running
-            self._running = True
-        if not mine:
-            wanted.woken.wait()
-        if not wanted.done:
-            self._run()
+        while self._my_turn(wanted):
+            self._run()  # the first of those that wait; this text may come in a later call
         if wanted.error is not None:
             raise wanted.error
         assert wanted.vector is not None
         return wanted.vector
 
+    def _my_turn(self, wanted: _Wanted) -> bool:
+        """Wait until a text is embedded, False, or the model is free, True: then it is taken."""
+        with self._free:
+            while self._running and not wanted.done:
+                self._free.wait()
+            if wanted.done:
+                return False
+            self._running = True
+            return True
+
     def _run(self) -> None:
-        """Embed the first of what waits, and hand the model on."""
-        with self._lock:
+        """Embed the first of what waits, and let the model go."""
+        with self._free:
             batch = self._waiting[:MOST_AT_ONCE]
             del self._waiting[:MOST_AT_ONCE]
         try:
             for group in alike(batch):
                 self._embed(group)
         finally:
-            with self._lock:
+            with self._free:
                 for each in batch:
                     del self._asked[each.text]
                     if each.vector is not None:
                         self._known[each.text] = each.vector
+                    elif each.error is None:  # the one who ran it was interrupted
+                        each.error = RuntimeError("the model was stopped")
                 while len(self._known) > self._room:
                     self._known.popitem(last=False)
-                following = self._waiting[0] if self._waiting else None
-                self._running = following is not None
-            for each in batch:
-                each.woken.set()
-            if following is not None:
-                following.woken.set()
+                self._running = False
+                self._free.notify_all()
 
     def _embed(self, batch: Sequence[_Wanted]) -> None:
         """Together; where that fails each by itself, so that an error is told to its query only."""
