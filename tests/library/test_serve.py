@@ -125,6 +125,8 @@ def test_in_the_network_there_is_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
     assert own.lan_host(True, "10.0.0.7", False) == "10.0.0.7"
     assert os.environ["WENTU_TOKEN"] == first  # the user's own is kept
     assert own.invitation("http://10.0.0.7:80", first) == f"http://10.0.0.7:80/#token={first}"
+    assert own.invitation("http://h", "a+b/c=") == "http://h/#token=a%2Bb%2Fc%3D"
+    assert own.invitation("http://h", "mine", known=True) == "http://h/#token=$WENTU_TOKEN"
     monkeypatch.setenv("WENTU_TOKEN", "")
     own.lan_host(True, "10.0.0.7", True)
     assert os.environ["WENTU_TOKEN"] == ""

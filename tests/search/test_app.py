@@ -378,6 +378,16 @@ def test_errors_speak_the_language_of_who_asks(client: httpx.Client) -> None:
         headers={"Accept-Language": "zh"},
     )
     assert answer.json()["error"].startswith("这是 PDF 文档")
+    chinese = {"Accept-Language": "zh"}
+    for body, sentence in (
+        ({"k": 0}, "k：不得小于 1。"),
+        ({"k": "x"}, "k：应为整数。"),
+        ({"text": "红" * 3000}, "text：不得超过 2000 个字符。"),
+        ({"colour": "red"}, "colour：未知字段。"),
+        ({"weights": {"picture": 1}}, "weights.picture：未知字段。"),
+    ):
+        answer = client.post("/api/v1/search", json=body, headers=chinese)
+        assert (answer.status_code, answer.json()["error"]) == (422, sentence)
 
 
 # --- the page of the docs ---------------------------------------------------------------------

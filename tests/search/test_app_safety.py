@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import socket
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.search.serving import pictures_of, served, until
 from wentu.commands.serve import command, rate_for
@@ -79,6 +83,52 @@ def test_a_body_that_is_too_large_is_refused(client: httpx.Client) -> None:
     fine(client)
 
 
+def test_what_is_no_picture_is_small(built: Any) -> None:
+    body = {"text": "红", "negative": ["x" * 1500] * 16, "filters": {"folder": "y" * 2000}}
+    with served(built.store) as client:
+        headers = {"Content-Type": "application/json"}
+        answer = client.post("/api/v1/search", content=b" " * 1_000_001, headers=headers)
+        assert answer.status_code == 413
+        assert answer.json()["error"] == "the body is larger than the 1 MB allowed."
+        assert client.post("/api/v1/search", json=body).status_code == 200
+        noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "PNG")
+        assert len(buffer.getvalue()) > 1_000_000
+        files = {"picture": buffer.getvalue()}
+        assert client.post("/api/v1/search/picture", files=files).status_code == 200
+
+
+def test_no_client_takes_all_places_for_uploads(built: Any) -> None:
+    """Those that trickle take half; one more of their client is told so, another's is taken."""
+    head = "POST /api/v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    picture = pictures_of(built)[0].read_bytes()
+    with served(built.store, trust_proxy=True) as client, ExitStack() as stack:
+        port = client.base_url.port
+        assert port
+
+        def ask(address: str) -> httpx.Response:
+            headers = {"X-Forwarded-For": address}
+            files = {"picture": picture}
+            return client.post("/api/v1/search/picture", files=files, headers=headers)
+
+        def trickle() -> None:
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            slow.sendall(
+                f"{head}X-Forwarded-For: 192.0.2.1\r\nContent-Length: 100\r\n\r\nabc".encode()
+            )
+
+        def refused() -> bool:
+            trickle()  # one of them may have come while the last question had a place
+            answer = ask("192.0.2.1")
+            return (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
+
+        until(refused)
+        assert ask("192.0.2.2").status_code == 200
+        stack.close()
+        until(lambda: ask("192.0.2.1").status_code == 200)
+
+
 def test_a_body_that_never_comes_is_not_waited_for(client: httpx.Client) -> None:
     port = client.base_url.port
     assert port
@@ -135,6 +185,7 @@ def test_nothing_but_pictures_of_the_collection_can_be_read(client: httpx.Client
     for path in (
         *("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd"),
         *("1/../../../../etc/passwd", "0/original%00", "-1", "1e5", "１２３", "1" * 5000),
+        *("0" * 20 + "9" * 30, "0" * 5000, "9" * 19),
         *("/etc/passwd", "%2Fetc%2Fpasswd/original", "..%5c..%5cwindows", "%ff", "0x10"),
     ):
         for rest in ("", "/original", "/thumbnail"):
@@ -213,6 +264,8 @@ def test_behind_a_proxy_that_strips_the_path_or_does_not(built: Any, prefix: str
         (["--host", "::"], "", "--host :: lets others in"),
         (["--host", "example.com"], "", "lets others in"),
         (["--no-token"], "x", "--no-token, and WENTU_TOKEN is set"),
+        (["--trust-proxy"], "", "--trust-proxy: who comes through a proxy is let in"),
+        (["--allow-host", "a.example"], "", "--allow-host a.example: who comes through a proxy"),
         (["--max-upload", "0"], "", "--max-upload 0: give more than 0 MB"),
         (["--workers", "0"], "", "--workers 0: give 1 to 64"),
         (["--rate", "-1"], "", "--rate -1: give queries a second, or 0"),

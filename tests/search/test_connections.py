@@ -78,6 +78,18 @@ def test_a_connection_that_says_nothing_is_closed_first_and_last(client: httpx.C
         assert 0.9 < time.monotonic() - began < 5
 
 
+def test_the_rest_of_a_body_that_was_answered_is_not_waited_for(client: httpx.Client) -> None:
+    with raw(client) as one:
+        began = time.monotonic()
+        one.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += one.recv(65536)
+        one.sendall(b"x")  # now it is not idle, and what it waits for never comes
+        until_closed(one)
+        assert 0.9 < time.monotonic() - began < 8
+
+
 def test_one_that_asks_again_in_time_is_kept(client: httpx.Client) -> None:
     with raw(client) as one:
         for _ in range(8):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wentu import pictures
+from wentu import ann, pictures
 from wentu.errors import InputError
 from wentu.search.engine import Engine
 from wentu.search.filters import like, name_test
+from wentu.search.paging import Place, Rest
 from wentu.search.query import Filters, Query
 from wentu.store import Store, now
 
@@ -160,6 +161,25 @@ def test_pages_put_together_are_the_whole(
     assert shown == whole
     by_offset = made.engine.find(Query(**{**vars(query), "offset": 3})).hits
     assert [hit.id for hit in by_offset] == whole[3 : 3 + k]
+
+
+def test_a_place_that_was_made_up_costs_no_more_than_a_page(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing lies behind it, but that is no reason to look through the whole collection."""
+    asked: list[int] = []
+
+    def search(_: object, __: object, depth: int) -> tuple[ann.Vectors, ann.Ids]:
+        asked.append(depth)
+        return np.ones((1, depth), np.float32), np.arange(depth, dtype=np.int64)[None] % 7
+
+    monkeypatch.setattr(ann, "search", search)
+    engine = made.engine
+    place = Place(model=engine.release.model[:16], score=-1.0, rank=0, answered=True, ids=(1,))
+    rest = Rest(drop=np.arange(5), before=place)
+    scores, _ = engine._ranked(np.zeros((1, 4), np.float32), 20, None, rest)
+    assert len(scores) == 0
+    assert asked[-1] == max(asked) == 20 + 5 + 64
 
 
 def test_the_largest_copy_stands_for_the_others(made: Made) -> None:

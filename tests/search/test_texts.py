@@ -134,6 +134,26 @@ def test_several_who_wait_for_one_text_all_get_it(watched: Watched) -> None:
     assert watched.most == 1
 
 
+def test_many_texts_let_others_go_between(watched: Watched) -> None:
+    vectors = TextVectors(watched)
+    many = [f"蓝色{number:02}" for number in range(MOST_AT_ONCE + 9)]
+    watched.free.clear()
+    with ThreadPoolExecutor(2) as pool:
+        all_of_them = pool.submit(vectors.all, many)
+        until(lambda: len(watched.calls) == 1)
+        between = pool.submit(vectors.of, "红")
+        until(lambda: vectors.misses == MOST_AT_ONCE + 1)
+        watched.free.set()
+        expected = watched.bundle.encode_text([*many, "红"])
+        np.testing.assert_allclose(all_of_them.result(20), expected[:-1], atol=1e-5)
+        np.testing.assert_allclose(between.result(20), expected[-1], atol=1e-5)
+    assert [len(call) for call in watched.calls[:1]] == [MOST_AT_ONCE]
+    assert any("红" in call for call in watched.calls[1:])
+    before = len(watched.calls)
+    vectors.all(many)
+    assert len(watched.calls) == before, "they are remembered"
+
+
 def test_what_was_not_asked_for_lately_is_forgotten(watched: Watched) -> None:
     vectors = TextVectors(watched, room=2)
     for text in ("红", "蓝", "红", "绿", "红", "蓝"):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -138,10 +139,16 @@ def lan_host(lan: bool, host: str | None, no_token: bool) -> str | None:
     return host or lan_address()
 
 
-def invitation(url: str, token: str) -> str:
-    """The link that carries the token, and its QR code where a terminal shows it."""
-    link = f"{url}/#token={token}" if token else f"{url}/"
-    return f"{qr_code(link)}\n{link}" if can_draw() else link
+def invitation(url: str, token: str, *, known: bool = False) -> str:
+    """The link that carries the token, and its QR code where a terminal shows it.
+
+    Args:
+        known: the user gave the token: it is not written where it might be kept, in a log.
+    """
+    link = f"{url}/#token={quote(token, safe='')}" if token else f"{url}/"
+    if can_draw():
+        return f"{qr_code(link)}\n{link}"
+    return f"{url}/#token=$WENTU_TOKEN" if token and known else link
 
 
 def qr_code(text: str) -> str:

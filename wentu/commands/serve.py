@@ -144,10 +144,17 @@ def execute(
 ) -> None:
     """Serve until asked to end."""
     need_packages()
+    given = bool(os.environ.get("WENTU_TOKEN", "").strip())
     host = library.lan_host(own["lan"], host, no_token)
     address, number = host or "127.0.0.1", 8000 if port is None else port
     rules = replace(
-        rules_for(address, no_token, allow_host, 20.0 if max_upload is None else max_upload),
+        rules_for(
+            address,
+            no_token,
+            allow_host,
+            20.0 if max_upload is None else max_upload,
+            proxied=trust_proxy,
+        ),
         root_path=(root_path or "").rstrip("/"),
         rate=rate_for(address, rate, trust_proxy),
         trust_proxy=trust_proxy,
@@ -159,7 +166,7 @@ def execute(
     url = address_of(address, listening.getsockname()[1], root_path or "")
     click.echo(pick(f"{url}  (store {place})", f"{url}  (仓库 {place})"))
     if own["lan"]:
-        click.echo(library.invitation(url, rules.token))
+        click.echo(library.invitation(url, rules.token, known=given))
     if count == 1:
         answer(listening, place, rules, found, None, 0)
     else:
@@ -273,11 +280,23 @@ def checked(workers: int) -> int:
     return workers
 
 
-def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: float) -> Rules:
-    """Who may ask; InputError where everybody could, and nobody said so."""
+def rules_for(
+    host: str,
+    no_token: bool,
+    allowed: tuple[str, ...],
+    max_upload: float,
+    *,
+    proxied: bool = False,
+) -> Rules:
+    """Who may ask; InputError where everybody could, and nobody said so.
+
+    Who comes through a proxy on this machine comes from its own address: so where a proxy is
+    spoken of, or another name than this machine's own, a token is needed there too.
+    """
     from wentu.search.guard import LOOPBACK_NAMES, Rules
 
     token, own = os.environ.get("WENTU_TOKEN", "").strip(), is_loopback(host)
+    foreign = [name for name in allowed if not is_loopback(name)]
     if no_token and token:
         raise InputError(
             "--no-token, and WENTU_TOKEN is set: leave one of them away.",
@@ -289,6 +308,14 @@ def rules_for(host: str, no_token: bool, allowed: tuple[str, ...], max_upload: f
             "(Authorization: Bearer …), or say --no-token.",
             f"--host {host} 会对其他机器开放：请把 WENTU_TOKEN 设为一个较长的密钥，"
             "由调用者出示(Authorization: Bearer …)，或使用 --no-token。",
+        )
+    if not (token or no_token) and (proxied or foreign):
+        word = "--trust-proxy" if proxied else f"--allow-host {foreign[0]}"
+        raise InputError(
+            f"{word}: who comes through a proxy is let in as this machine is; set WENTU_TOKEN to a "
+            "long secret, or say --no-token (where the proxy itself asks who may).",
+            f"{word}：经代理的访问会被视为本机访问；请把 WENTU_TOKEN 设为一个较长的密钥，"
+            "或使用 --no-token(由代理自行验证访问者时)。",
         )
     if max_upload <= 0:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -23,7 +24,7 @@ from wentu.search.guard import Guard, Refusal, log
 from wentu.search.originals import media_type, without_place
 from wentu.search.service import Service
 from wentu.search.static import add_page
-from wentu.search.uploads import form, invalid, read_upload
+from wentu.search.uploads import form, invalid, read_upload, reason
 
 CACHED = {"Cache-Control": "private, max-age=3600"}
 api = APIRouter(prefix=PREFIX, responses=ERRORS)
@@ -61,11 +62,11 @@ def create_app(service: Service) -> FastAPI:
 @api.post("/captions", openapi_extra=form(k=COUNT))
 async def captions(service: Here, request: Request) -> s.CaptionsOut:
     """Captions of the collection that fit an uploaded picture, best first."""
-    with service.upload_slot():
+    with service.upload_slot(request):
         upload = await read_upload(request, ("k",))
         k = upload.field("k", s.Count, 10)
         release, hits = await service.with_picture(
-            upload.picture, lambda engine, picture: engine.captions(picture, k)
+            upload.picture, lambda engine, picture: engine.captions(picture, k), service.describing
         )
     return s.CaptionsOut(release=release, captions=[s.CaptionOut(**vars(hit)) for hit in hits])
 
@@ -73,11 +74,13 @@ async def captions(service: Here, request: Request) -> s.CaptionsOut:
 @api.post("/classify", openapi_extra=form(labels=TEXT))
 async def classify(service: Here, request: Request) -> s.LabelsOut:
     """Which of some labels (``a,b,c``) an uploaded picture shows, likeliest first."""
-    with service.upload_slot():
+    with service.upload_slot(request):
         upload = await read_upload(request, ("labels",))
         labels = labels_of(upload.field("labels", s.Text, ""))
         release, rows = await service.with_picture(
-            upload.picture, lambda engine, picture: engine.classify(picture, labels)
+            upload.picture,
+            lambda engine, picture: engine.classify(picture, labels),
+            service.describing,
         )
     out = [s.LabelOut(label=label, probability=share) for label, share in rows]
     return s.LabelsOut(release=release, labels=out)
@@ -123,7 +126,7 @@ def thumbnail(service: Here, picture: str) -> Response:
 
 
 @api.get("/pictures/{picture}/original", response_class=Response, responses=binary("image/*"))
-def original(
+async def original(
     service: Here,
     picture: str,
     location: Annotated[
@@ -131,15 +134,20 @@ def original(
     ] = False,
 ) -> Response:
     """The picture's own file, where the collection can be read; without its metadata."""
-    with service.current.engine() as engine:
-        hit, digest = engine.picture(identity(picture))
-        data = service.originals(engine).read(hit.paths, digest)
-    kind, extension = media_type(data)
-    name = hit.paths[0].rpartition("/")[2]
+
+    def stored() -> tuple[str, bytes, bytes | None]:
+        """Name and bytes of the file, and the bytes without the place, if there is a way."""
+        with service.current.engine() as engine:
+            hit, digest = engine.picture(identity(picture))
+            data = service.originals(engine).read(hit.paths, digest)
+        return hit.paths[0].rpartition("/")[2], data, None if location else without_place(data)
+
+    name, data, bare = await anyio.to_thread.run_sync(stored)
+    kind, _ = media_type(data)
     if not location:
-        data, kind, now = without_place(data)
-        if now != extension:
-            name = f"{name}.{now}"
+        if bare is None:
+            bare, kind, name = await service.as_jpeg(data), "image/jpeg", f"{name}.jpg"
+        data = bare
     shown = f"inline; filename*=UTF-8''{quote(name.encode('utf-8', 'replace'), safe='')}"
     return Response(data, media_type=kind, headers=CACHED | {"Content-Disposition": shown})
 
@@ -228,7 +236,7 @@ async def on_invalid(_: Request, error: Any) -> JSONResponse:
     if first["type"] == "json_invalid":
         return answer(Refusal(400, "the body is no valid JSON.", "请求内容不是合法的 JSON。"))
     name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    return answer(invalid(name[:60], str(first["msg"]).rstrip(".")))
+    return answer(invalid(name[:60], *reason(first)))
 
 
 async def on_our_error(request: Request, error: Any) -> JSONResponse:

@@ -5,6 +5,7 @@ The fields have the same names everywhere; in the body the filters stand togethe
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ router = APIRouter(prefix=PREFIX, responses=ERRORS)
 
 def identity(text: str) -> int:
     """The number that an id means; NotHereError where no picture can have it."""
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text[:20]) < 2**63:
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
         raise asked.NotHereError(f"there is no picture {text[:40]}.", f"没有图片 {text[:40]}。")
     return int(text)
 
@@ -107,7 +108,7 @@ def found(service: Service, query: asked.Query) -> s.SearchOut:
         return page(engine.release.id, engine.release.model, engine.find(query))
 
 
-def flat(
+def sifted(
     folder: s.Folder = "",
     name: s.Name = "",
     taken_from: s.Day = "",
@@ -117,14 +118,9 @@ def flat(
     captioned: bool | None = None,
     min_side: s.Side = 0,
     max_side: s.Side = 0,
-    fold: bool = True,
-    everything: Annotated[bool, Query(alias="all")] = False,
-    k: s.Count = 20,
-    offset: s.Offset = 0,
-    after: s.After = "",
-) -> asked.Query:
-    """Filters and page from an address."""
-    filters = asked.Filters(
+) -> asked.Filters:
+    """Filters from an address."""
+    return asked.Filters(
         folder=folder,
         name=name,
         taken_from=taken_from,
@@ -135,6 +131,20 @@ def flat(
         min_side=min_side,
         max_side=max_side,
     )
+
+
+Sifted = Annotated[asked.Filters, Depends(sifted)]
+
+
+def flat(
+    filters: Sifted,
+    fold: bool = True,
+    everything: Annotated[bool, Query(alias="all")] = False,
+    k: s.Count = 20,
+    offset: s.Offset = 0,
+    after: s.After = "",
+) -> asked.Query:
+    """Filters and page from an address."""
     return asked.Query(filters=filters, fold=fold, all=everything, k=k, offset=offset, after=after)
 
 
@@ -177,7 +187,7 @@ def search_text(
 @router.post("/search/picture", openapi_extra=form(**FORM))
 async def search_picture(service: Here, request: Request) -> s.SearchOut:
     """Pictures like an uploaded one, and like a text where one is given, best first."""
-    with service.upload_slot():
+    with service.upload_slot(request):
         upload = await read_upload(request, tuple(FORM))
         query = query_of(upload)
         release, (model, answer) = await service.with_picture(
@@ -186,6 +196,7 @@ async def search_picture(service: Here, request: Request) -> s.SearchOut:
                 engine.release.model,
                 engine.find(replace(query, picture=picture)),
             ),
+            service.decoding,
         )
     return page(release, model, answer)
 
@@ -209,10 +220,13 @@ def similar(service: Here, picture: str, given: Flat) -> s.SearchOut:
 
 
 @router.get("/browse")
-def browse(service: Here, given: Flat) -> s.SearchOut:
+def browse(
+    service: Here, filters: Sifted, fold: bool = True, k: s.Count = 20, after: s.After = ""
+) -> s.SearchOut:
     """All pictures that pass the filters, as good as shuffled: something to begin with."""
+    query = asked.Query(filters=filters, fold=fold, k=k, after=after)
     with service.current.engine() as engine:
-        return page(engine.release.id, engine.release.model, engine.browse(given))
+        return page(engine.release.id, engine.release.model, engine.browse(query))
 
 
 @router.get("/folders")

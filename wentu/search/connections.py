@@ -101,8 +101,8 @@ class Watched(H11Protocol):
                 f"the head of the request was not there within {seconds:g} seconds.",
                 f"请求头未在 {seconds:g} 秒内到达。",
             )
-        elif self.conn.their_state is h11.IDLE:
-            self.transport.close()
+        elif self.conn.their_state is h11.IDLE or (self.cycle and self.cycle.response_complete):
+            self.transport.close()  # the rest of a body that was answered already is not waited for
             self._await_head(LINGER)
 
     def send_400_response(self, msg: str) -> None:

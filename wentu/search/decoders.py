@@ -3,11 +3,13 @@
 What decodes pictures is 300,000 lines of C; a file that crashes it, fills the memory or never ends
 takes a decoder with it and not the service. A decoder gets a file's bytes and how the model wants
 its pixels, and answers with those alone, [R, R, 3]: little to hand over, and nothing that a
-decoder, were it taken over, could say but a picture or a sentence. It has limits of memory and
-time, is the first to go where memory runs out, and ends with the service.
+decoder, were it taken over, could say but a picture or a sentence. Or it makes a JPEG of a file in
+whose format a place may hide. It has limits of memory and time, is the first to go where memory
+runs out, and ends with the service.
 
     service -> decoder   4 bytes of length, {"language", "pixels", "preprocessing"} as JSON; 4, file
-    decoder -> service   4 bytes of length, {"error"} as JSON; 4, R * R * 3 bytes
+    decoder -> service   4 bytes of length, {"error"} as JSON; 4, R * R * 3 bytes, or a JPEG where
+                         "preprocessing" is null
 
 ``python -m wentu.search.decoders FD MEMORY SECONDS`` is a decoder.
 """
@@ -15,6 +17,7 @@ time, is the first to go where memory runs out, and ends with the service.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import resource
@@ -79,14 +82,23 @@ class Decoders:
         """
         from PIL import Image
 
+        pixels = self._ask(data, preprocessing.to_json())
+        side = preprocessing.resolution
+        return Image.frombytes("RGB", (side, side), pixels)
+
+    def as_jpeg(self, data: bytes) -> bytes:
+        """A file's bytes as those of a JPEG, upright and of the same size; raises as ``decode``."""
+        return self._ask(data, None)
+
+    def _ask(self, data: bytes, preprocessing: dict[str, Any] | None) -> bytes:
         question = {
             "language": language(),
             "pixels": self.most_pixels,
-            "preprocessing": preprocessing.to_json(),
+            "preprocessing": preprocessing,
         }
         decoder = self._take()
         try:
-            said, pixels = decoder.ask(question, data, self.seconds)
+            said, answer = decoder.ask(question, data, self.seconds)
         except BaseException as error:
             status = decoder.end()
             if not isinstance(error, OSError | EOFError):
@@ -95,8 +107,7 @@ class Decoders:
         self._give_back(decoder)
         if "error" in said:
             raise PictureError(str(said["error"]))
-        side = preprocessing.resolution
-        return Image.frombytes("RGB", (side, side), pixels)
+        return answer
 
     def _take(self) -> _Decoder:
         while True:
@@ -230,8 +241,12 @@ def decoded(question: dict[str, Any], data: bytes) -> Frame:
     """The pixels, or what is wrong with the picture, in the language of who sent it."""
     with speaking(question["language"]):
         try:
-            wanted = Preprocessing.from_json(question["preprocessing"])
             picture = pictures.decode(data, max_pixels=int(question["pixels"]))
+            if question["preprocessing"] is None:
+                buffer = io.BytesIO()
+                picture.save(buffer, "JPEG", quality=95)
+                return {}, buffer.getvalue()
+            wanted = Preprocessing.from_json(question["preprocessing"])
             return {}, wanted.to_array(picture).tobytes()
         except InputError as error:
             return {"error": str(error)}, b""

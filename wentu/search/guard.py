@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from wentu.language import Language, pick, speaking
@@ -28,6 +29,12 @@ OPEN = ("/healthz", "/readyz", "/metrics")
 """Paths that need no token and no name: they say nothing of pictures or queries."""
 PAGE = "/page/"
 """Below it, and at the root, lie the files of the page."""
+UPLOADS = ("/search/picture", "/captions", "/classify")
+"""Ends of the paths that take pictures; what is sent elsewhere is JSON, and kept in memory."""
+MOST_JSON = 1_000_000
+"""Bytes of a body that is no picture."""
+GONE = 499
+"""What is counted of a client that left while it sent; nginx's number, for there is no other."""
 LITTLE = 1 / 20
 """What a thumbnail or a file of the page counts, beside a query."""
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -62,7 +69,7 @@ class Rules:
     hosts: tuple[str, ...] = ()
     """Names that this service may be called by, without the port; empty: any."""
     most_bytes: int = 20_000_000
-    """Of a body."""
+    """Of a picture that is sent."""
     body_seconds: float = 60.0
     """Until a body has to be there."""
     root_path: str = ""
@@ -98,7 +105,9 @@ class Guard:
             scope["root_path"] = self.rules.root_path
         if self.rules.trust_proxy:
             believe(scope, headers)
-        body, began = Body(receive, self.rules), time.perf_counter()
+        upload = scope["path"].endswith(UPLOADS)
+        most = self.rules.most_bytes if upload else min(MOST_JSON, self.rules.most_bytes)
+        body, began = Body(receive, most, self.rules.body_seconds), time.perf_counter()
         answering = Answering(send, body)
         self.metrics.in_flight += 1
         try:
@@ -115,10 +124,12 @@ class Guard:
         self, scope: dict[str, Any], headers: Headers, body: Body, send: Answering
     ) -> None:
         try:
-            self._admit(scope, headers)
+            self._admit(scope, headers, body.most)
             await self.app(scope, body, send)
         except Refusal as error:
             await refuse(error, scope, body, send)
+        except ClientDisconnect:
+            send.status = GONE
         except Exception:
             if send.status:  # half of an answer is out; the server closes the connection
                 raise
@@ -127,8 +138,8 @@ class Guard:
             fault = Refusal(500, en, "服务内部出错；详情见服务日志。")
             await refuse(fault, scope, body, send)
 
-    def _admit(self, scope: dict[str, Any], headers: Headers) -> None:
-        """Raise Refusal unless this caller may ask this."""
+    def _admit(self, scope: dict[str, Any], headers: Headers, most: int) -> None:
+        """Raise Refusal unless this caller may ask this; ``most``: bytes of the body."""
         rules = self.rules
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in OPEN:  # probes come by the address of a machine
@@ -149,8 +160,8 @@ class Guard:
         if not page:
             self._know(scope["method"], headers)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > rules.most_bytes:
-            raise too_large(rules.most_bytes)
+        if length.isdigit() and int(length[:20]) > most:
+            raise too_large(most)
 
     def _know(self, method: str, headers: Headers) -> None:
         """Raise Refusal unless the token is shown, or a cookie that stands for it; and where a page
@@ -196,10 +207,12 @@ METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
 class Body:
     """``receive`` that counts: what callers say of the length of a body is not relied on."""
 
-    def __init__(self, receive: Receive, rules: Rules) -> None:
-        self._receive, self._rules = receive, rules
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        """most: bytes. seconds: until all of it has to be there."""
+        self.most = most
+        self._receive, self._seconds = receive, seconds
         self._bytes, self._ended = 0, False
-        self._until = time.monotonic() + rules.body_seconds
+        self._until = time.monotonic() + seconds
 
     async def __call__(self) -> Message:
         if self._ended:  # what is awaited now is the caller's leaving
@@ -210,11 +223,11 @@ class Body:
         except TimeoutError:
             raise Refusal(
                 408,
-                f"the body was not there within {self._rules.body_seconds:g} seconds.",
-                f"请求内容未在 {self._rules.body_seconds:g} 秒内到达。",
+                f"the body was not there within {self._seconds:g} seconds.",
+                f"请求内容未在 {self._seconds:g} 秒内到达。",
             ) from None
-        if self._bytes > self._rules.most_bytes:
-            raise too_large(self._rules.most_bytes)
+        if self._bytes > self.most:
+            raise too_large(self.most)
         return message
 
     async def _take(self) -> Message:
@@ -227,7 +240,7 @@ class Body:
         """Throw away what is still to come, for a while: before a refusal is sent."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while not self._ended and self._bytes < DRAIN_TIMES * self._rules.most_bytes:
+                while not self._ended and self._bytes < DRAIN_TIMES * self.most:
                     await self._take()
         except TimeoutError:
             pass

@@ -10,7 +10,6 @@ its specification, 5.3 and 11.3; WebP's in "WebP Container Specification", Exten
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -31,7 +30,10 @@ TYPES = (
     (b"MM\0*", "image/tiff", "tiff"),
     (b"\0\0\0\x0cjP  ", "image/jp2", "jp2"),
 )
-_PNG_DROPPED = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME")
+_PNG_KEPT = (
+    b"IHDR PLTE IDAT IEND tRNS acTL fcTL fdAT pHYs cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI bKGD"
+)
+_WEBP_KEPT = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP")
 _JPEG_KEPT = (0xE0, 0xE2, 0xEE)  # JFIF; ICC, if it is one; Adobe's, which says how colours are kept
 _EXIF = b"Exif\0\0"
 
@@ -85,27 +87,16 @@ def media_type(data: bytes) -> tuple[str, str]:
     return kind, extension
 
 
-def without_place(data: bytes) -> tuple[bytes, str, str]:
-    """(file, media type, extension) of a picture, without EXIF, XMP, IPTC, comments and trailers.
-
-    Raises PictureError where it is no picture any more.
-    """
-    kind, extension = media_type(data)
+def without_place(data: bytes) -> bytes | None:
+    """A file without EXIF, XMP, IPTC, comments and trailers; None where only decoding it helps."""
+    kind, _ = media_type(data)
     strip = {"image/jpeg": _jpeg, "image/png": _png, "image/webp": _webp}.get(kind)
     if strip:
         try:
-            return strip(data), kind, extension
+            return strip(data)
         except (ValueError, IndexError, struct.error):  # odd, but a decoder may still read it
-            pass
-    elif kind == "image/bmp":
-        return data, kind, extension
-    return _as_jpeg(data), "image/jpeg", "jpg"
-
-
-def _as_jpeg(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    pictures.decode(data).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+            return None
+    return data if kind == "image/bmp" else None
 
 
 def _orientation_block(orientation: int) -> bytes:
@@ -171,8 +162,10 @@ def _png(data: bytes) -> bytes:
             orientation = pictures.exif_orientation(data[at + 8 : end - 4])
         if name == b"IDAT" and not first:
             first = len(kept)
-        if name not in _PNG_DROPPED:
+        if name in _PNG_KEPT.split():
             kept.append(data[at:end])
+        elif name[:1].isupper():  # what cannot be left out
+            raise ValueError("a chunk that decides how pixels are read")
         at = end
     if orientation != 1:
         kept.insert(first, _png_chunk(b"eXIf", _orientation_block(orientation)))
@@ -195,7 +188,7 @@ def _webp(data: bytes) -> bytes:
         body = data[at + 8 : at + 8 + length]
         if name == b"EXIF":
             orientation = pictures.exif_orientation(body)
-        elif name != b"XMP ":
+        elif name in _WEBP_KEPT:
             chunks.append((name, body))
         at += 8 + length + length % 2
     if orientation != 1:

@@ -122,6 +122,11 @@ class Rest:
         """How many pictures the pages before had."""
         return self.before.rank if self.before else 0
 
+    @property
+    def at_most(self) -> int:
+        """How many of the best can be among those that are not shown, whatever ``before`` says."""
+        return self.passed + len(self.drop) + (MOST if self.before else 0)
+
     def left(self, scores: Scores, ids: Ids) -> npt.NDArray[np.bool_]:
         """[N] which of these."""
         result = np.isin(ids, self.drop, invert=True)

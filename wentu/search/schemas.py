@@ -36,7 +36,6 @@ class Weights(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: Weight = 1.0
-    picture: Weight = 1.0
     id: Weight = 1.0
     negative: Weight = 0.5
 

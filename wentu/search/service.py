@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from wentu.search.engine import Engine
 from wentu.search.guard import Refusal, Rules, log
 from wentu.search.metrics import Metrics, Sample, counter, gauge
 from wentu.search.originals import Originals
+from wentu.search.rate import one_client
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +30,8 @@ MOST_PIXELS = 64_000_000
 DECODERS = 2
 """Uploads that are decoded and embedded at once."""
 MOST_UPLOADS = 16
-"""Uploads that are read or wait at once; each may take ``Rules.most_bytes`` of memory."""
+"""Uploads that are read or wait at once, half of them of one client; each may take
+``Rules.most_bytes`` of memory."""
 POSTED = 1.0
 """Seconds between what one worker tells the others of its figures."""
 THREADS = 16
@@ -68,12 +71,14 @@ class Service:
     """What several workers share; None: this process answers alone."""
     worker: int = 0
     """Its number."""
-    uploading: int = 0
+    uploading: Counter[str] = field(default_factory=Counter)
+    """Uploads of each client."""
 
     @asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:
         """The lifespan of the application."""
         self.decoders, self.decoding = Decoders(self.most_pixels), anyio.CapacityLimiter(DECODERS)
+        self.describing = anyio.CapacityLimiter(1)
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         try:
             async with anyio.create_task_group() as group:
@@ -155,34 +160,50 @@ class Service:
         return Originals(self.collection or str(engine.release.parameters.get("pictures", "")))
 
     @contextmanager
-    def upload_slot(self) -> Iterator[None]:
+    def upload_slot(self, request: Request) -> Iterator[None]:
         """Room for one upload; Refusal where there is none."""
-        if self.uploading >= MOST_UPLOADS:
+        client = one_client(request.client.host) if request.client else ""
+        if max(self.uploading.total(), 2 * self.uploading[client]) >= MOST_UPLOADS:
             raise Refusal(
                 503,
                 "too many pictures are being uploaded; try again in a moment.",
                 "上传的图片过多；请稍后再试。",
                 {"Retry-After": "1"},
             )
-        self.uploading += 1
+        self.uploading[client] += 1
         try:
             yield
         finally:
-            self.uploading -= 1
+            self.uploading -= Counter((client,))
 
     async def with_picture(
-        self, data: bytes, work: Callable[[Engine, Image], Result]
+        self,
+        data: bytes,
+        work: Callable[[Engine, Image], Result],
+        limiter: anyio.CapacityLimiter,
     ) -> tuple[str, Result]:
-        """(release, what ``work`` makes of the picture as the model sees it), in one of the few
-        threads that decode; PictureError where it is none."""
+        """(release, what ``work`` makes of the picture as the model sees it); PictureError where
+        it is none.
+
+        Args:
+            limiter: of how many at once: ``decoding``, or ``describing`` for what embeds many
+            texts, so that it keeps no place that a search needs.
+        """
 
         def do() -> tuple[str, Result]:
             with self.current.engine() as engine:
                 picture = self.decoders.decode(data, engine.bundle.processor.preprocessing)
                 return engine.release.id, work(engine, picture)
 
+        return await self._decoding(do, limiter)
+
+    async def as_jpeg(self, data: bytes) -> bytes:
+        """Any picture as JPEG, without metadata; PictureError where it is none, or too large."""
+        return await self._decoding(lambda: self.decoders.as_jpeg(data), self.decoding)
+
+    async def _decoding(self, do: Callable[[], Result], limiter: anyio.CapacityLimiter) -> Result:
         try:
-            return await anyio.to_thread.run_sync(do, limiter=self.decoding)
+            return await anyio.to_thread.run_sync(do, limiter=limiter)
         except NoDecoderError as error:
             log.error("no decoder can be started: %s", error)
             raise Refusal(

@@ -12,7 +12,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from wentu.clip.bundle import Features
+from wentu.formats import batched
 
 REMEMBERED = 4096
 """Texts whose vectors are kept: 8 MB of 512 numbers each."""
@@ -32,9 +35,9 @@ class Encodes(Protocol):
 class _Wanted:
     """A text that somebody, or several, wait for."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, vector: Features | None = None) -> None:
         self.text = text
-        self.vector: Features | None = None
+        self.vector = vector
         self.error: Exception | None = None
 
     @property
@@ -66,17 +69,33 @@ class TextVectors:
 
     def of(self, text: str) -> Features:
         """L2-normalised [D]; raises what the model raises on this text, whoever else waits."""
+        return self._vector(self._want(text))
+
+    def all(self, texts: Sequence[str]) -> Features:
+        """L2-normalised [N, D] of many, a call at a time: what others ask goes between."""
+        found = [
+            self._vector(wanted)
+            for part in batched(texts, MOST_AT_ONCE)
+            for wanted in [self._want(text) for text in part]
+        ]
+        return np.stack(found)
+
+    def _want(self, text: str) -> _Wanted:
+        """A text that is known, or waits from now on."""
         with self._free:
             found = self._known.get(text)
             if found is not None:
                 self._known.move_to_end(text)
                 self.hits += 1
-                return found
+                return _Wanted(text, found)
             self.misses += 1
             wanted = self._asked.get(text)
             if wanted is None:
                 wanted = self._asked[text] = _Wanted(text)
                 self._waiting.append(wanted)
+            return wanted
+
+    def _vector(self, wanted: _Wanted) -> Features:
         while self._my_turn(wanted):
             self._run()  # the first of those that wait; this text may come in a later call
         if wanted.error is not None:

@@ -20,6 +20,23 @@ Value = TypeVar("Value")
 MOST_VALUES, MOST_TEXT = 16, 4000
 """Values of a field, and characters of each."""
 
+CHINESE = {
+    "missing": "缺少此项",
+    "extra_forbidden": "未知字段",
+    "string_pattern_mismatch": "格式不对",
+    "string_too_long": "不得超过 {max_length} 个字符",
+    "too_long": "不得超过 {max_length} 项",
+    "less_than_equal": "不得大于 {le}",
+    "greater_than_equal": "不得小于 {ge}",
+    "finite_number": "应为有限的数",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "应为整数"),
+    **dict.fromkeys(("float_parsing", "float_type"), "应为数"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "应为 true 或 false"),
+    "string_type": "应为文字",
+    "list_type": "应为列表",
+    **dict.fromkeys(("model_attributes_type", "model_type", "dict_type"), "应为对象"),
+}
+"""What pydantic finds wrong; its own words are English."""
 FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -68,13 +85,19 @@ class Upload:
         try:
             value: Value = TypeAdapter(kind).validate_python(self.fields[name][-1])
         except ValidationError as error:
-            raise invalid(name, error.errors()[0]["msg"]) from None
+            raise invalid(name, *reason(error.errors()[0])) from None
         return value
 
 
-def invalid(name: str, why: str) -> Refusal:
+def invalid(name: str, en: str, zh: str) -> Refusal:
     """A value that is none of those allowed."""
-    return Refusal(422, f"{name}: {why}.", f"{name}：值无效（{why}）。")
+    return Refusal(422, f"{name}: {en}.", f"{name}：{zh}。")
+
+
+def reason(error: Mapping[str, Any]) -> tuple[str, str]:
+    """What pydantic found wrong, in English, its own words, and in Chinese."""
+    zh = CHINESE.get(str(error["type"]), "值无效")
+    return str(error["msg"]).rstrip("."), zh.format(**error.get("ctx", {}))
 
 
 async def read_upload(request: Request, known: tuple[str, ...]) -> Upload:
@@ -99,7 +122,11 @@ async def read_upload(request: Request, known: tuple[str, ...]) -> Upload:
         raise Refusal(422, "there is no picture in the request.", "请求中没有图片。")
     for name, values in fields.items():
         if len(values) > MOST_VALUES or max(map(len, values)) > MOST_TEXT:
-            raise invalid(name[:60], f"more than {MOST_VALUES} values or {MOST_TEXT} characters")
+            raise invalid(
+                name[:60],
+                f"more than {MOST_VALUES} values or {MOST_TEXT} characters",
+                f"超过 {MOST_VALUES} 个值或 {MOST_TEXT} 个字符",
+            )
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise Refusal(
