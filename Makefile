@@ -1,4 +1,4 @@
-# Each target sets up by itself: an active environment that has torch is used as it is, else .venv
+# Each target sets up by itself: an active environment that has torch is used, else .venv
 # is made (about 3 minutes, 6 GB). A C compiler is needed for lmdb 1.3.0, which cn_clip pins.
 
 BASE    ?= $(shell command -v python3.11 || command -v python3)

@@ -12,6 +12,7 @@ from wentu.clip.checkpoint import Checkpoint
 from wentu.clip.model import TINY, Architecture, build
 from wentu.clip.processor import Processor
 from wentu.progress import Reporter
+from wentu.tracking import Tracker
 from wentu.training.config import Config
 from wentu.training.data import PairBatches
 from wentu.training.feed import Fed
@@ -101,11 +102,13 @@ def train(
     scratch: bool = True,
     teacher: Fed | None = None,
     keep: bool = False,
+    split: str = "valid",
+    tracker: Tracker | None = None,
     **changed: Any,
 ) -> tuple[Trainer, Position]:
     """One call of the trainer: 28 pairs, batches of 8, so 4 steps in an epoch.
 
-    keep: leave the LMDB open, for more batches.
+    keep: leave the LMDB open, for more batches. split: what recall is measured on.
     """
     work.mkdir(exist_ok=True)
     student, config = student or fed(), Config(**USUAL | changed)
@@ -122,10 +125,11 @@ def train(
             teacher=teacher,
         ),
         batches,
-        Validation(built.lmdb / "valid") if valid else None,
+        Validation(built.lmdb / split) if valid else None,
         work,
         start=None if scratch else start,
         report=report,
+        tracker=tracker,
     )
     at = trainer.run()
     if not keep:

@@ -16,14 +16,14 @@ import torch
 
 from wentu.clip import checkpoint
 from wentu.clip.files import read_pt
-from wentu.errors import InputError, StageError, WentuError
-from wentu.formats import read_manifest
+from wentu.errors import InputError, StageError, StoppedError, WentuError
+from wentu.formats import read_manifest, write_json
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
 from wentu.training import saving
 from wentu.training.config import Config
 from wentu.training.devices import has_bf16
-from wentu.training.job import Job, launch, refuse_no_numbers
+from wentu.training.job import FAILURE, Job, _failure, launch, refuse_no_numbers
 from wentu.training.learner import Learner
 
 USUAL: dict[str, Any] = {"batch_size": 9, "learning_rate": 1e-3, "augment": "crop"}
@@ -94,6 +94,63 @@ def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_pa
     assert "a training process ended without a word" in errors
     assert not workers(tmp_path)
     assert saving.position(tmp_path).step >= 5
+
+
+STOPPED = {"text": "stopped on request after step 3", "exit_code": 143}
+
+
+def test_a_training_that_was_asked_to_end_has_not_failed(built: Any, tmp_path: Path) -> None:
+    """Nobody is to be told of a failure: see Stage, which sends no notice of a StoppedError."""
+    plan = job(built, tmp_path)
+    before = _failure(plan, 1, stopped=True)
+    assert isinstance(before, StoppedError)
+    assert str(before).startswith("stopped on request; what was saved is there")
+    write_json(tmp_path / FAILURE, STOPPED)
+    told = _failure(plan, 1, stopped=True)
+    assert isinstance(told, StoppedError)
+    assert (str(told), told.exit_code) == ("stopped on request after step 3", 143)
+
+
+def test_a_worker_that_torchrun_stops_because_another_died_is_a_failure(
+    built: Any, tmp_path: Path
+) -> None:
+    write_json(tmp_path / FAILURE, STOPPED)
+    error = _failure(job(built, tmp_path), 1, stopped=False)
+    assert isinstance(error, StageError)
+    assert str(error).startswith("a training process ended without a word (status 1)")
+
+
+def test_a_mistake_is_told_also_where_one_was_asked_to_end(built: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / FAILURE, {"text": "--teacher: no", "exit_code": 2})
+    error = _failure(job(built, tmp_path), 1, stopped=True)
+    assert not isinstance(error, StoppedError)
+    assert (str(error), error.exit_code) == ("--teacher: no", 2)
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["training", "still starting"])
+def test_sigterm_to_several_processes_is_a_stop(built: Any, tmp_path: Path, begun: bool) -> None:
+    script = (
+        "import sys; from pathlib import Path; from wentu.training.job import Job, launch\n"
+        "from wentu.errors import StoppedError\n"
+        "from wentu.progress import Reporter; from wentu.tracking import Tracker\n"
+        "try:\n"
+        "    launch(Job.read(Path(sys.argv[1])), Reporter(), Tracker())\n"
+        "except StoppedError as error:\n"
+        "    print(f'stopped: {error}')\n"
+        "    sys.exit(error.exit_code)\n"
+    )
+    plan = job(built, tmp_path, nproc=2, epochs=1000, patience=0, save_seconds=0.0)
+    plan.write(tmp_path / "plan.json")
+    words = [sys.executable, "-c", script, str(tmp_path / "plan.json")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        while saving.position(tmp_path).step < 5 if begun else not workers(tmp_path):
+            time.sleep(0.2)
+        process.terminate()
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert ("stopped: stopped on request after step" in said) == begun
+    assert said.startswith("stopped: stopped on request")
+    assert not workers(tmp_path)
 
 
 class OldCuda:

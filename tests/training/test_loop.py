@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from tests.training.small import (
 from wentu.clip.files import read_pt
 from wentu.clip.model import build
 from wentu.errors import QualityError, StoppedError, WentuError
-from wentu.training import layers, loop, saving
+from wentu.tracking import Tracker
+from wentu.training import collapse, layers, loop, saving
+from wentu.training.config import Config
 from wentu.training.loop import Trainer
 from wentu.training.optimizer import rate_at
 from wentu.training.saving import Position
@@ -419,7 +423,7 @@ def test_a_rate_far_too_high_ends_in_the_start_or_better(built: Any, tmp_path: P
     )
     assert at.best_recall >= at.history[0]["recall"]
     assert min(row["recall"] for row in at.history) < at.history[0]["recall"]
-    assert at.over in ("patience", "epochs", "diverged")
+    assert at.over in ("patience", "epochs", "diverged", "collapsed")
     validation = Validation(built.lmdb / "valid")
     layers_free = build(SMALL)
     layers_free.load_state_dict(best(tmp_path / "spoiled", at))
@@ -490,6 +494,121 @@ def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(
     assert "Try a --learning-rate below 0.001." in said
     for name in (at.best, "latest.pt"):
         assert all(each.isfinite().all() for each in read_pt(tmp_path / name).values())
+
+
+class Steep(Poison):
+    """From a step on the gradient of one matrix is infinite, while the loss is a number."""
+
+    def track(self, items: Any, *_: Any, **given: Any) -> Any:
+        for number, item in enumerate(items, given.get("start", 0)):
+            if number == self.step:
+                matrix = self.model.model.text_projection
+                matrix.register_hook(lambda gradient: gradient * float("inf"))
+            yield item
+
+
+def test_a_gradient_that_is_no_number_is_called_by_its_name(built: Any, tmp_path: Path) -> None:
+    steep = Steep(5)
+    _, at = train(built, tmp_path, steep, student=steep.model, scratch=False, epochs=3)
+    assert (at.over, at.diverged_at) == ("diverged", 6)
+    (said,) = [text for text in steep.said if "training ends here" in text]
+    assert re.match(r"the norm of the gradient became (inf|nan) at step 6: the training", said)
+    assert all(each.isfinite().all() for each in best(tmp_path, at).values())
+
+
+def test_a_collapse_ends_with_the_best_weights_so_far(built: Any, tmp_path: Path) -> None:
+    """A rate far too high, on pictures that the start knows by heart: no figure becomes NaN."""
+    student = fed()
+    student.model.load_state_dict(trained(built, tmp_path))
+    given: dict[str, Any] = {"learning_rate": 0.2, "epochs": 6, "augment": "none", "split": "train"}
+    _, at = train(
+        built, tmp_path / "spoiled", heard := Heard(), student=student, scratch=False, **given
+    )
+    assert at.over == "collapsed"
+    assert at.epoch < 6
+    assert at.best_recall >= at.history[0]["recall"] > 2 * at.history[-1]["recall"]
+    assert math.isfinite(at.history[-1]["loss"])
+    (said,) = [text for text in heard.said if "has collapsed" in text]
+    assert f"with the best weights so far, of epoch {at.best_epoch}. Try a" in said
+    assert said.endswith("Try a --learning-rate below 0.2.")
+    again, _ = train(
+        built, tmp_path / "spoiled", StopAfter(0), student=fed(), scratch=False, **given
+    )
+    assert saving.read_result(again.work) is not None  # over is over
+
+
+def test_what_is_trained_from_random_weights_does_not_collapse(built: Any, tmp_path: Path) -> None:
+    student = fed()
+    student.model.load_state_dict(trained(built, tmp_path))
+    given: dict[str, Any] = {"learning_rate": 0.2, "epochs": 3, "augment": "none", "split": "train"}
+    _, at = train(built, tmp_path / "a", student=student, scratch=True, **given)
+    assert (at.over, at.epoch) == ("epochs", 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "recall", "loss", "expected"),
+    [
+        (0.8, 0.1, 4.16, True),
+        (0.8, 0.1, 4.0, True),  # the first steps were still good
+        (0.8, 0.1, 3.0, False),  # something is learned
+        (0.8, 0.41, 4.16, False),  # more than half is left
+        (0.05, 0.02, 4.16, False),  # there was nothing to lose
+    ],
+)
+def test_when_a_training_has_collapsed(
+    start: float, recall: float, loss: float, expected: bool
+) -> None:
+    history = [{"epoch": 0, "recall": start}, {"epoch": 1, "recall": recall, "loss": loss}]
+    expects = collapse.loss_of_chance(Config(batch_size=64), 640)
+    assert expects == pytest.approx(math.log(64))
+    found = collapse.collapsed(history, recall_of_chance=0.03, loss_of_chance=expects)
+    assert found == expected
+
+
+def test_the_loss_of_chance_is_the_mean_of_an_epochs_steps() -> None:
+    def of(pairs: int, **changed: Any) -> float:
+        return collapse.loss_of_chance(Config(batch_size=8, **changed), pairs)
+
+    assert of(28) == pytest.approx((3 * math.log(8) + math.log(4)) / 4)
+    assert of(5) == pytest.approx(math.log(5))
+    assert of(8, loss="sigmoid") == pytest.approx(math.log(8) + 7 * math.log(8 / 7))
+    halves = (of(8, loss="sigmoid") + of(8)) / 2
+    assert of(8, loss="sigmoid", teacher="large.pt", distill=0.5) == pytest.approx(halves)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_the_recall_of_chance_is_that_of_random_vectors(built: Any, split: str) -> None:
+    validation, rng = Validation(built.lmdb / split), np.random.default_rng(0)
+
+    def encode(items: Any) -> Any:
+        return rng.standard_normal((len(items), 8), dtype=np.float32)
+
+    found = [validation.score(encode, encode)["mean_recall"] for _ in range(300)]
+    validation.close()
+    assert validation.chance == pytest.approx(np.mean(found), abs=0.02)
+
+
+class Points(Tracker):
+    """Keeps the steps that a curve has points at."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        if "gradient_norm" in values:
+            self.steps.append(step)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "points"), [(2, [1, 8]), (3, [1, 10, 12])], ids=["fewer than ten", "more"]
+)
+def test_curves_have_the_first_and_the_last_step(
+    built: Any, tmp_path: Path, epochs: int, points: list[int]
+) -> None:
+    tracker = Points()
+    _, at = train(built, tmp_path, epochs=epochs, tracker=tracker)
+    assert tracker.steps == points
+    assert "mean learning rate 0.0" in loop.describe(at.history[1])
 
 
 def test_random_weights_that_diverge_at_once_are_an_error(built: Any, tmp_path: Path) -> None:

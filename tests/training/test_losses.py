@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from wentu.training.losses import Rows, distillation_loss, hits, sigmoid_loss, softmax_loss
+from wentu.training.losses import (
+    Rows,
+    chance,
+    distillation_loss,
+    hits,
+    sigmoid_loss,
+    softmax_loss,
+)
 
 PAIRS = {
     "all apart": [(i, i) for i in range(6)],
@@ -198,9 +205,48 @@ def test_a_teacher_of_the_same_opinion_teaches_nothing() -> None:
         assert float(leaf.grad.abs().max()) < 1e-12
 
 
-def test_hits_count_what_belongs_wherever_it_stands() -> None:
+def slow_hits(image: list[list[float]], text: list[list[float]]) -> tuple[int, int]:
+    """As Chinese-CLIP counts them: the most similar one is that of the own row."""
+
+    def best(one: list[float], others: list[list[float]]) -> int:
+        found = [sum(a * b for a, b in zip(one, each, strict=True)) for each in others]
+        return found.index(max(found))
+
+    return (
+        sum(best(one, text) == row for row, one in enumerate(image)),
+        sum(best(one, image) == row for row, one in enumerate(text)),
+    )
+
+
+def test_a_hit_is_the_own_row_whatever_else_belongs() -> None:
     right = belongs([(1, 1), (1, 9), (2, 3)])
     vectors = torch.eye(3).double()
     assert hits(rows(vectors, vectors, right)) == (3, 3)
-    turned = vectors[[1, 2, 0]]  # each picture's most similar caption is another row's
+    turned = vectors[[1, 0, 2]]  # the captions of one picture, each like the other's row
     assert hits(rows(vectors, turned, right)) == (1, 1)
+
+
+@pytest.mark.parametrize("shares", [[0, 6], [0, 3, 6], [0, 1, 1, 4, 6]])
+def test_hits_of_shares_are_those_of_the_whole(shares: list[int]) -> None:
+    right = belongs(PAIRS["two captions of a picture"])
+    image = unit(0, 6)
+    text = torch.nn.functional.normalize(image[[0, 1, 2, 4, 3, 5]] + 0.5 * unit(1, 6), dim=1)
+    parts = [hits(rows(image, text, right, slice(a, b))) for a, b in pairwise(shares)]
+    expected = slow_hits(image.tolist(), text.tolist())
+    assert tuple(map(sum, zip(*parts, strict=True))) == expected
+    assert 0 < sum(expected) < 12
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_chance_is_the_loss_where_everything_is_equally_similar(size: int) -> None:
+    alike = torch.ones(size, 1).double()
+    given = rows(alike, alike, belongs([(i + 10, i + 10) for i in range(size)]))
+    scale = torch.tensor(7.5).double()
+    assert float(softmax_loss(given, scale)) == pytest.approx(chance(size), abs=1e-12)
+    taught = distillation_loss(given, scale, given, 9.0)
+    assert float(taught) == pytest.approx(chance(size), abs=1e-12)
+    if size > 1:  # a right answer in B: the best bias gives it the probability 1/B
+        bias = torch.tensor(-7.5 - math.log(size - 1)).double()
+        found = float(sigmoid_loss(given, scale, bias))
+        assert found == pytest.approx(chance(size, "sigmoid"), rel=1e-12)
+        assert found < float(sigmoid_loss(given, scale, bias + 0.1))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.small import SMALL
-from wentu.clip.model import build
+from wentu.clip.model import architecture, build
 from wentu.training import layers
 from wentu.training.optimizer import matrices, parameter_groups, peak_rate, rate_at
 
@@ -96,6 +96,26 @@ def test_lower_layers_learn_more_slowly() -> None:
         assert [scale[name.format(number)] for number in (0, 1)] == [0.25, 0.5]
     assert scale["visual.conv1.weight"] == scale["bert.embeddings.word_embeddings.weight"] == 0.125
     assert scale["text_projection"] == scale["visual.proj"] == scale["logit_scale"] == 1.0
+
+
+def test_the_stages_of_a_resnet_are_one_tower() -> None:
+    """RN50: three convolutions of the stem, stages of 3, 4, 6 and 3 blocks, attention pooling."""
+    with torch.device("meta"):
+        model = build(architecture("RN50"))
+    depths = layers.depth_of(model)
+    stem = [f"visual.{kind}{number}.weight" for kind in ("conv", "bn") for number in (1, 2, 3)]
+    assert {depths[name] for name in stem} == {0}
+    blocks = [
+        (stage, block) for stage, height in enumerate((3, 4, 6, 3), 1) for block in range(height)
+    ]
+    found = [depths[f"visual.layer{stage}.{block}.conv2.weight"] for stage, block in blocks]
+    assert found == list(range(1, 17))
+    assert depths["visual.layer3.0.downsample.0.weight"] == 8
+    words = [depths[f"bert.encoder.layer.{each}.output.dense.weight"] for each in range(3)]
+    assert words == [14, 15, 16]  # aligned at the top, where the towers meet
+    pooling = [depth for name, depth in depths.items() if name.startswith("visual.attnpool.")]
+    assert {*pooling, depths["text_projection"], depths["logit_scale"]} == {17}
+    assert depths["bert.embeddings.word_embeddings.weight"] == 0
 
 
 @pytest.mark.parametrize(("tower", "kept"), [("vision", "visual."), ("text", "bert.")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from wentu import captions as layouts
 from wentu import pictures as decoder
+from wentu.ann.turns import cores
 from wentu.clip import checkpoint
 from wentu.clip.encoder import find_bundle
 from wentu.clip.model import NAMES, SCRATCH, Architecture, architecture
@@ -40,6 +41,8 @@ EFFICIENCY = 0.45
 """Share of the matrix rate that training reaches (tiny model, two CPU cores: 99 of 215 GFLOP/s)."""
 GPU_EFFICIENCY, GPU_RATE = 0.3, 1.3e14
 """The same share of a GPU's peak, a usual one; and the peak of a card that is not known."""
+DECODERS = 2
+"""Pictures that pairs and features decode at once, on two cores or more about so many."""
 START_SECONDS = {"finetune": 6.0, "export_onnx": 6.0, "evaluate": 7.0, "promote": 3.0}
 """Importing torch and MLflow; every other stage about 2 s."""
 
@@ -93,16 +96,18 @@ def _estimate(
     files = listed.pictures
     pairs = count_pairs(values, files)
     arch = architecture_of(answer.model)
+    teacher = architecture_of(settings.teacher) if settings.teacher else None
     each = cost.forward(arch)
     both = each.image + each.text
-    decode = decode_seconds(source, listed)
-    rate, learning = EFFICIENCY * matrix_rate(), training_rate(settings)
+    decode, rate = decode_seconds(source, listed), EFFICIENCY * matrix_rate()
     compute = {
-        "pairs": decode * files,
-        "finetune": passes(settings) * both * pairs * settings.epochs / learning,
+        "pairs": decode / DECODERS * files,
         "evaluate": 3 * both * files * float(values["test_fraction"]) / rate,
-        "features": files * (decode + each.image / rate),
+        "features": files * (decode / DECODERS + each.image / rate),
     }
+    if answer.decision == "train":
+        fed = [arch, teacher] if teacher else [arch]
+        compute["finetune"] = finetune_seconds(settings, fed, pairs, files, decode)
     stages = FLOW[answer.decision]
     seconds = {name: START_SECONDS.get(name, 2.0) + compute.get(name, 0.0) for name in stages}
     size = listed.size
@@ -112,7 +117,15 @@ def _estimate(
         disk |= {"tsv": 1.34 * size, "lmdb": 1.5 * size, "weights": 40.0 * each.parameters}
         scratch = answer.model.startswith(SCRATCH) and not missing
         memory, gpu_memory = (
-            cost.memory(arch, settings, gpu=gpu, devices=devices, pairs=pairs, scratch=scratch)
+            cost.memory(
+                arch,
+                settings,
+                gpu=gpu,
+                devices=devices,
+                pairs=pairs,
+                scratch=scratch,
+                teacher=teacher,
+            )
             for gpu, devices in ((False, 1), (True, devices_of(settings)))
         )
     return Estimate(
@@ -142,10 +155,28 @@ def start_of(values: Mapping[str, Any]) -> tuple[str, str]:
     return model, ""
 
 
-def passes(settings: Training) -> int:
-    """Forward passes that a step costs: backward is worth two, and some are done twice."""
+def finetune_seconds(
+    settings: Training, fed: Sequence[Architecture], pairs: int, pictures: int, decode: float
+) -> float:
+    """Of a whole training: computing, and decoding the pictures, whichever takes longer on a GPU.
+
+    On the CPU both want the same cores, and their times add up.
+
+    Args:
+        fed: the model that learns, then its teacher if it has one.
+        decode: seconds that one core takes for a picture.
+    """
+    learns, *teaches = (cost.forward(each) for each in fed)
     chunked = 0 < settings.chunk < settings.batch_size / devices_of(settings)
-    return 3 + chunked + settings.checkpointing
+    operations = cost.training_flops(
+        learns, settings, chunked=chunked, teaches=teaches[0] if teaches else None
+    )
+    computing = operations * pairs * settings.epochs / training_rate(settings)
+    resolutions = [each.resolution for each in fed]
+    decodings = cost.decodings(settings, pairs, min(pairs, pictures), resolutions)
+    decoding = decode * decodings / (settings.nodes * cores())
+    on_cpu = pick_device(settings.device, settings.plugin).type == "cpu"
+    return computing + decoding if on_cpu else max(computing, decoding)
 
 
 def devices_of(settings: Training) -> int:
@@ -193,7 +224,7 @@ def matrix_rate(side: int = 1024, seconds: float = 0.4) -> float:
 
 
 def decode_seconds(source: Collection, listed: Listing, sample: int = 16) -> float:
-    """Mean seconds to decode one of the pictures, on two cores or more about half of one core's."""
+    """Mean seconds that one core takes to decode one of the pictures."""
     every = max(1, listed.pictures // sample)
     chosen = [row[1] for row in islice(pictures_of(listed), 0, every * sample, every)]
     began = time.monotonic()
@@ -202,4 +233,4 @@ def decode_seconds(source: Collection, listed: Listing, sample: int = 16) -> flo
             decoder.fingerprint(decoder.decode(source.read(path)))
         except (OSError, decoder.PictureError):
             continue
-    return (time.monotonic() - began) / max(1, len(chosen)) / 2
+    return (time.monotonic() - began) / max(1, len(chosen))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wentu.clip.checkpoint import Checkpoint
     from wentu.training.saving import Position
 
-ARITHMETIC = 4
+ARITHMETIC = 5
 """Raised when the same data and Config would train to other weights. A training that was begun
 under another number starts anew; other changes of the code do not cost it what it has done."""
 

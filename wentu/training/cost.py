@@ -8,14 +8,14 @@ layer trick and precision is counted as it is, and no formula has to follow them
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wentu.clip.model import Architecture, build
 from wentu.training import layers, losses
 from wentu.training.config import Config
-from wentu.training.data import CACHE_BYTES
+from wentu.training.data import CACHE_BYTES, room
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,39 @@ def pair_flops(arch: Architecture) -> float:
     return found.image + found.text
 
 
+def training_flops(
+    learns: Forward, config: Config, *, chunked: bool = False, teaches: Forward | None = None
+) -> float:
+    """Operations that learning from a pair takes: backward is worth two forward passes.
+
+    A frozen tower has a forward pass only; patches that are left out save their share of the
+    vision tower; chunks (``chunked``: there are several) and --checkpointing do a pass twice; a
+    teacher does one. --lora saves nothing: the gradients of its additions are made from those of
+    the matrices.
+    """
+    kept = 1.0 + chunked
+    moved = 3.0 + chunked + config.checkpointing
+    left_out = config.patch_dropout * (1 - config.unmasked)
+    image = (1 - left_out) * learns.image * (kept if config.freeze == "vision" else moved)
+    text = learns.text * (kept if config.freeze == "text" else moved)
+    return image + text + (teaches.image + teaches.text if teaches else 0.0)
+
+
+def decodings(config: Config, pairs: int, pictures: int, resolutions: Sequence[int]) -> float:
+    """How often a training decodes a picture: once what is kept, all else for every pair.
+
+    Args:
+        pairs: in an epoch, of so many ``pictures``. resolutions: of the models that are fed.
+    """
+    kept = min(1.0, room(resolutions) / max(1, pictures)) if keeps_pictures(config) else 0.0
+    return (kept * pictures + (1 - kept) * pairs * config.epochs) if config.epochs else 0.0
+
+
+def keeps_pictures(config: Config) -> bool:
+    """Are decoded pictures kept? What is changed anew for every epoch is not."""
+    return config.augment == "none" and not config.flip
+
+
 def memory(
     arch: Architecture,
     config: Config,
@@ -65,6 +98,7 @@ def memory(
     pairs: int = 10**9,
     tokens: int = CAPTION_TOKENS,
     scratch: bool = False,
+    teacher: Architecture | None = None,
 ) -> float:
     """Bytes that training needs at most, on each of ``devices``.
 
@@ -72,16 +106,17 @@ def memory(
         gpu: on a device of its own; else in the host's memory, where a process keeps more.
         pairs: in an epoch. tokens: of the longest caption in a batch.
     """
-    step = _Step(arch, config, min(config.batch_size, pairs), devices, tokens, gpu=gpu)
+    batch = min(config.batch_size, pairs)
+    step = _Step(arch, config, batch, devices, tokens, gpu=gpu, teacher=teacher)
     peak = step.peak()
     total = float(peak) + ADAM * step.learned + (4 * step.numbers if config.ema else 0)
     if gpu:
         return HELD["gpu"] * total + CONTEXT
     # The start is kept to try averages with, and pictures are kept decoded.
     start = 4 * step.numbers if config.interpolate and not scratch else 0
-    return (
-        LIBRARIES + HELD["cpu"] * total + start + min(CACHE_BYTES, pairs * 3 * arch.resolution**2)
-    )
+    fed = sum(3 * each.resolution**2 for each in (arch, teacher) if each)
+    kept = min(CACHE_BYTES, pairs * fed) if keeps_pictures(config) else 0
+    return LIBRARIES + HELD["cpu"] * total + start + kept
 
 
 def _on(arch: Architecture, device: str) -> Any:
@@ -126,8 +161,9 @@ class _Step:
         tokens: int,
         *,
         gpu: bool,
+        teacher: Architecture | None = None,
     ) -> None:
-        self.arch, self.config, self.gpu = arch, config, gpu
+        self.arch, self.config, self.gpu, self.teacher = arch, config, gpu, teacher
         self.batch, self.tokens = batch, tokens
         self.half = config.precision in ("bf16", "fp16") or (gpu and config.precision == "auto")
         self.share = -(-batch // devices)
@@ -139,25 +175,47 @@ class _Step:
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         model = _on(self.arch, "meta")
+        teacher = _on(self.teacher, "meta") if self.teacher else None
         with FakeTensorMode():
             _refill(model)
+            if teacher:
+                _refill(teacher)
+                teacher.eval().requires_grad_(False)
             layers.prepare(model, self.config, "gpu" if self.gpu else "cpu")
             model.train()
             self.numbers = sum(p.numel() for p in model.parameters())
             self.learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            with _alive()(model) as alive:
+            chunks = self.chunk < self.share
+            with _alive()(*(each for each in (model, teacher) if each)) as alive:
                 self._loss(model)
-                self._chunk(model)
-                if self.chunk < self.share:  # now with all gradients there
+                if chunks:  # the teacher is asked when no activations are there
+                    self._teach(teacher)
+                self._chunk(model, None if chunks else teacher)
+                if chunks:  # now with all gradients there
                     self._chunk(model)
         return int(alive.most)
 
-    def _chunk(self, model: Any) -> None:
+    def _teach(self, teacher: Any) -> None:
+        import torch
+
+        if teacher and self.teacher:
+            encoders = _encoders(teacher, self.teacher, self.chunk, self.tokens)
+            with torch.no_grad(), self._autocast():
+                for encode in encoders:
+                    encode()
+
+    def _autocast(self) -> Any:
+        import torch
+
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
+
+    def _chunk(self, model: Any, teacher: Any = None) -> None:
         import torch
 
         encoders = _encoders(model, self.arch, self.chunk, self.tokens)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+        with self._autocast():
             features = [encode() for encode in encoders]
+        self._teach(teacher)
         live = [each.float().sum() for each in features if each.requires_grad]
         if live:
             torch.stack(live).sum().backward()  # type: ignore[no-untyped-call]
@@ -195,12 +253,13 @@ def _alive() -> Any:
     from torch.utils._pytree import tree_leaves
 
     class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __init__(self, model: Any) -> None:
+        def __init__(self, *models: Any) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.now, self.most = 0, 0
             self._known: dict[int, int] = {}
-            for each in model.state_dict(keep_vars=True).values():
-                self._see(each)
+            for model in models:
+                for each in model.state_dict(keep_vars=True).values():
+                    self._see(each)
 
         def _see(self, tensor: torch.Tensor) -> None:
             storage = tensor.untyped_storage()

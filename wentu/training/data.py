@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from wentu import pictures
+from wentu.ann.turns import cores
 from wentu.clip.processor import Processor
 from wentu.formats import PairsLmdb
 from wentu.training.config import Config
@@ -88,7 +89,7 @@ class PairBatches:
         self._augment, self._flip = augment, flip
         self._group = group or Group()
         self._cache: dict[int, list[npt.NDArray[np.uint8]]] = {}
-        self._room = CACHE_BYTES // sum(3 * each.resolution**2 for each in self._processors)
+        self._room = room([each.resolution for each in self._processors])
 
     @classmethod
     def of(
@@ -225,7 +226,12 @@ def ids_of(lmdb: PairsLmdb) -> tuple[Ints, Ints]:
     return found[0], found[1]
 
 
+def room(resolutions: Sequence[int]) -> int:
+    """Pictures that are kept decoded, for models of these resolutions."""
+    return CACHE_BYTES // sum(3 * each**2 for each in resolutions)
+
+
 def threads() -> int:
     """Threads that decode: the machine's cores, shared among its processes of a training."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // here)
+    return max(1, cores() // here)

@@ -1,12 +1,14 @@
 """What is trained on: any device that torch knows or a plug-in brings; none is named but the CPU.
 
-Everything device-specific goes through ``torch.accelerator`` and ``torch.get_device_module``, so
-that a card with a torch plug-in (npu, xpu, sdaa, …) works as CUDA does.
+Everything device-specific goes through ``torch.accelerator`` (which is whole since torch 2.7) and
+``torch.get_device_module``, so that a card with a torch plug-in (npu, xpu, sdaa, …) works as CUDA
+does.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -153,21 +155,31 @@ def peak_memory(device: torch.device) -> int:
 
 
 PEAK_RATES = {
+    "B200": 2250e12,  # HGX B200
     "H200": 989e12,
-    "H100": 989e12,
+    "H100": 989e12,  # SXM
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "GH200": 989e12,
+    "H800": 989e12,  # SXM
     "H20": 148e12,
     "A100": 312e12,
     "A800": 312e12,
+    "A40": 149.7e12,
+    "L40S": 362e12,
     "L40": 181e12,
     "L20": 119.5e12,
+    "L4": 121e12,
+    "A10G": 70e12,  # Amazon's form of the A10, from its sheet for G5
     "A10": 125e12,
-    "4090": 165e12,
-    "3090": 71e12,
+    "RTX 5090": 209.5e12,  # of consumer cards: with sums in float32, NVIDIA's architecture papers
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
     "V100": 125e12,
     "T4": 65e12,
 }
-"""Operations per second of dense bf16 (fp16 for V100, T4) products by name of the card; from the
-makers' data sheets. H100 is the SXM form."""
+"""Operations per second of dense bf16 (fp16 for V100, T4) products by words of the card's name;
+from NVIDIA's data sheets, where a figure "with sparsity" is twice that."""
 
 
 def peak_rate_of(device: torch.device, precision: str) -> float:
@@ -177,4 +189,15 @@ def peak_rate_of(device: torch.device, precision: str) -> float:
     if device.type == "cpu" or precision == "fp32":
         return 0.0
     name = str(getattr(torch.get_device_module(device), "get_device_name", lambda _: "")(device))
-    return next((rate for key, rate in PEAK_RATES.items() if key in name), 0.0)
+    return rate_of_card(name)
+
+
+def rate_of_card(name: str) -> float:
+    """Operations per second by a card's name as torch has it, ``NVIDIA L40S``; 0: not known.
+
+    Whole words count, so that an L40S is no L40 and a GB200 no B200; of several rows the longest.
+    What is called Laptop is another, smaller card.
+    """
+    words = f" {' '.join(re.split(r'[^0-9A-Za-z]+', name))} "
+    found = [key for key in PEAK_RATES if f" {key} " in words and " Laptop " not in words]
+    return PEAK_RATES[max(found, key=len)] if found else 0.0

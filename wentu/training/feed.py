@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ class Feed:
 
     def __init__(self, processor: Processor, device: torch.device) -> None:
         self.processor, self.device = processor, device
+        self._pinned = pins(device)
         self._mean = self._constant(processor.preprocessing.mean)
         self._std = self._constant(processor.preprocessing.std)
 
@@ -45,9 +48,9 @@ class Feed:
         import torch
 
         tensor = torch.from_numpy(array)
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        if self._pinned:
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)  # on the CPU, the same
 
     def decoded(self, files: list[bytes]) -> npt.NDArray[np.uint8]:
         """uint8 [n, R, R, 3] of files' bytes, decoded by as many threads as there are cores."""
@@ -71,7 +74,11 @@ class Feed:
 class Teacher:
     """A larger model whose similarities are learned; it learns nothing itself."""
 
-    def __init__(self, fed: Fed, device: torch.device) -> None:
+    def __init__(
+        self, fed: Fed, device: torch.device, autocast: Callable[[], Any] = nullcontext
+    ) -> None:
+        """autocast: makes the contexts that it computes in, as the one that learns does."""
+        self._autocast = autocast
         self._model = fed.model.to(device).eval().requires_grad_(False)
         self._feed, self._dimension = Feed(fed.processor, device), fed.dimension
         self.scale = float(self._model.logit_scale.exp())
@@ -82,13 +89,30 @@ class Teacher:
 
         images = [torch.zeros((0, self._dimension), device=self._feed.device)]
         texts = list(images)
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             for first in range(0, len(inputs.pictures), max(1, chunk)):
                 here = slice(first, first + max(1, chunk))
                 pictures = self._feed.pictures(inputs.pictures[here])
                 images.append(unit(self._model.encode_image(pictures)))
                 texts.append(unit(self._model.encode_text(self._feed.move(inputs.tokens[here]))))
         return torch.cat(images), torch.cat(texts)
+
+
+def pins(device: torch.device) -> bool:
+    """Does memory of the host that is pinned make copies to a device faster? Found by trying.
+
+    With MPS, whose memory is the host's, pinning fails or gives a tensor of the device, depending
+    on the version of torch (pytorch/pytorch#86060, #181374).
+    """
+    import torch
+
+    if device.type == "cpu":
+        return False
+    try:
+        tensor = torch.zeros(1).pin_memory()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return tensor.device.type == "cpu" and tensor.is_pinned()
 
 
 def unit(features: torch.Tensor) -> torch.Tensor:

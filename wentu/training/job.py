@@ -7,7 +7,6 @@ on this machine. Where torchrun has started us (a cluster, several machines), ev
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wentu.errors import InputError, StageError, WentuError
+from wentu.ann.turns import cores
+from wentu.errors import InputError, StageError, StoppedError, WentuError
 from wentu.formats import CATALOG, facts, read_json, read_manifest, write_json
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
@@ -184,12 +184,11 @@ def launch(job: Job, report: Reporter, tracker: Tracker) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words += [f"--nproc-per-node={number}", "-m", "wentu.training.worker"]
     words += [str(job.work / "job.json"), tracker.id]
-    cores = len(os.sched_getaffinity(0))
-    env = {"OMP_NUM_THREADS": str(max(1, cores // number))} | os.environ
-    with _held(job.work), subprocess.Popen(words, env=env) as process, _handed_on(process):
+    env = {"OMP_NUM_THREADS": str(max(1, cores() // number))} | os.environ
+    with _held(job.work), subprocess.Popen(words, env=env) as process, _handed_on(process) as asked:
         status = process.wait()
     if status:
-        raise _failure(job, status)
+        raise _failure(job, status, stopped=bool(asked))
 
 
 @contextmanager
@@ -203,26 +202,41 @@ def _held(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGTERM is meant for the workers: they save, and end."""
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """SIGTERM is meant for the workers: they save, and end. Tells each that came."""
+    asked: list[int] = []
 
-    def hand_on(*_: object) -> None:
+    def hand_on(number: int, _frame: object) -> None:
+        asked.append(number)
         process.terminate()
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _failure(job: Job, status: int) -> WentuError:
-    """What a worker said before it ended, or what can be said of it."""
-    if (job.work / FAILURE).exists():
-        told = json.loads((job.work / FAILURE).read_text("utf-8"))
+def _failure(job: Job, status: int, *, stopped: bool) -> WentuError:
+    """What a worker said before it ended, or what can be said of it.
+
+    Args:
+        stopped: this training was asked to end. Else a worker that says so was told to by torchrun,
+            for a fellow of it had died.
+    """
+    told = read_json(job.work / FAILURE) if (job.work / FAILURE).exists() else {}
+    code = told.get("exit_code")
+    if code and code != StoppedError.exit_code:
         error = WentuError(told["text"])
-        error.exit_code = told["exit_code"]
+        error.exit_code = code
         return error
+    if stopped and code:
+        return StoppedError(told["text"])
+    if stopped:  # before a worker had begun to listen
+        return StoppedError(
+            "stopped on request; what was saved is there: the same command goes on.",
+            "已按要求停止；已保存的状态仍在，再次运行同一命令即可继续。",
+        )
     return StageError(
         f"a training process ended without a word (status {status}): killed, perhaps for want of "
         "memory (try a smaller --chunk), or its device is gone. What was saved is there: the same "

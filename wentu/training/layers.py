@@ -44,16 +44,22 @@ def stacks(model: Any) -> dict[str, list[Any]]:
 def depth_of(model: Any) -> dict[str, int]:
     """The depth of every parameter: 0 for embeddings, 1 and up for layers, the top for heads.
 
-    Towers of different height are aligned at the top, where they meet.
+    Towers of different height are aligned at the top, where they meet. The stages of a ResNet,
+    ``visual.layer1`` to ``visual.layer4``, are one tower: their names differ by a number only.
     """
-    heights = {name: len(layers) for name, layers in stacks(model).items()}
+    heights: dict[str, int] = {}
+    below: dict[str, int] = {}  # by stack: layers of its tower that stand under it
+    for name, inside in stacks(model).items():
+        tower = _tower(name)
+        below[name] = heights.get(tower, 0)
+        heights[tower] = below[name] + len(inside)
     top = max(heights.values(), default=0) + 1
     depths: dict[str, int] = {}
     for name, _ in model.named_parameters():
-        stack = next((each for each in heights if name.startswith(f"{each}.")), None)
+        stack = next((each for each in below if name.startswith(f"{each}.")), None)
         if stack is not None:
             number = int(name[len(stack) + 1 :].split(".")[0])
-            depths[name] = top - heights[stack] + number
+            depths[name] = top - heights[_tower(stack)] + below[stack] + number
         elif _is_embedding(name):
             depths[name] = 0
         else:
@@ -61,8 +67,17 @@ def depth_of(model: Any) -> dict[str, int]:
     return depths
 
 
+def _tower(stack: str) -> str:
+    return re.sub(r"\d+", "", stack)
+
+
 def _is_embedding(name: str) -> bool:
-    return bool(re.search(r"embed|conv1|ln_pre|patch|stem|bn1", name))
+    """Outside of all layers: patches, words, positions, and a ResNet's stem of three convolutions.
+
+    The positions of a ResNet's attention pooling stand at the top, like all of it.
+    """
+    pooling = re.search(r"attn_?pool", name)
+    return not pooling and bool(re.search(r"embed|conv\d|bn\d|ln_pre|patch|stem", name))
 
 
 def prepare(model: Any, config: Config, device: str) -> None:

@@ -39,11 +39,12 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class Diverged(Exception):
-    """The loss, its gradient or an embedding is no number any more."""
+    """Something is no number any more."""
 
-    def __init__(self, value: str, step: int) -> None:
-        super().__init__(value, step)
-        self.value, self.step = value, step
+    def __init__(self, what: str, value: float, step: int) -> None:
+        """what: ``loss``, ``gradient`` (its norm), or ``embeddings``."""
+        super().__init__(what, value, step)
+        self.what, self.value, self.step = what, value, step
 
 
 class Learner:
@@ -67,7 +68,8 @@ class Learner:
         layers.prepare(self.model, config, device.type)
         self._dropping = config.patch_dropout > 0
         self.feed = Feed(student.processor, device)
-        self.teacher = Teacher(teacher, device) if teacher else None
+        self.precision, self._autocast, self._scaler = precision_of(config.precision, device)
+        self.teacher = Teacher(teacher, device, self._autocast) if teacher else None
         self.bias = torch.nn.Parameter(torch.zeros((), device=device))
         groups = parameter_groups(self.model, config.weight_decay, config.layer_decay)
         if config.loss == "sigmoid" and self._logit_bias is self.bias:
@@ -75,7 +77,6 @@ class Learner:
         self.optimizer = make_optimizer(groups)
         self._moved = [each for every in groups for each in every["params"]]
         self._used: list[torch.nn.Parameter] | None = None
-        self.precision, self._autocast, self._scaler = precision_of(config.precision, device)
         self._average = Average(self.model, config.ema) if config.ema else None
 
     @property
@@ -101,9 +102,11 @@ class Learner:
         loss, hits = self.gradients(batch, number)
         loss, pictures, texts, *answers = self.group.total([loss, *hits, *told])
         norm = self._sum_and_clip()
+        if not math.isfinite(loss):
+            raise Diverged("loss", loss, number + 1)
         # With float16 an infinite gradient is usual now and then: the scaler skips that step.
-        if not math.isfinite(loss + (0.0 if self._scaler.is_enabled() else norm)):
-            raise Diverged(str(loss), number + 1)
+        if not (math.isfinite(norm) or self._scaler.is_enabled()):
+            raise Diverged("gradient", norm, number + 1)
         self._move(number)
         figures = {
             "loss": loss,

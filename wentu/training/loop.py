@@ -7,6 +7,7 @@ never worse than what went in.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -20,7 +21,7 @@ from wentu.formats import FORMAT
 from wentu.language import pick
 from wentu.progress import Reporter
 from wentu.tracking import Tracker
-from wentu.training import layers, saving
+from wentu.training import collapse, layers, saving
 from wentu.training.cost import pair_flops
 from wentu.training.data import Batch, PairBatches
 from wentu.training.devices import peak_rate_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SHARES = (0.75, 0.5, 0.25)
 """Of the trained weights, in the averages with the start that are tried (Wortsman et al. 2022)."""
 TRACK_EVERY = 10
-"""Steps between two points of a curve in MLflow."""
+"""Steps between two points of a curve in MLflow; the first and the last one are there too."""
 
 
 class Trainer:
@@ -160,7 +161,7 @@ class Trainer:
         at.batch += 1
         at.step += 1
         meter.samples += len(batch.image_ids)
-        if at.step % TRACK_EVERY == 0:
+        if at.step in (1, self.total) or at.step % TRACK_EVERY == 0:
             self.tracker.metrics(figures | meter.figures(), step=at.step)
         return stop > 0, save > 0
 
@@ -201,6 +202,11 @@ class Trainer:
     def _ending(self) -> str:
         """Why the training is over, if it is."""
         at, patience = self.at, self.config.patience
+        if self._collapsed():
+            self.report.tell(
+                collapse.sentence(at.history, best_epoch=at.best_epoch, peak=self.peak)
+            )
+            return "collapsed"
         if at.epoch >= self.config.epochs:
             return "epochs"
         # What begins at chance stays there for a while before it learns.
@@ -216,22 +222,31 @@ class Trainer:
             return "patience"
         return ""
 
+    def _collapsed(self) -> bool:
+        if self.valid is None or self.learner.scratch or not self.at.epoch:
+            return False
+        return collapse.collapsed(
+            self.at.history,
+            recall_of_chance=self.valid.chance,
+            loss_of_chance=collapse.loss_of_chance(self.config, len(self.batches)),
+        )
+
     def _diverge(self, error: Diverged) -> None:
         """Go back to the last weights that are numbers, and end there."""
-        at = self.at
+        at, what = self.at, pick(*NO_NUMBER[error.what])
         if self.learner.scratch and not at.best_epoch:
             raise QualityError(
-                f"the loss became {error.value} at step {error.step}, before anything was learned; "
+                f"{what} became {error.value} at step {error.step}, before anything was learned; "
                 f"train with a --learning-rate below {self.peak:g}.",
-                f"第 {error.step} 步损失变为 {error.value}，尚未学到任何东西；"
+                f"第 {error.step} 步{what}变为 {error.value}，尚未学到任何东西；"
                 f"请使用低于 {self.peak:g} 的 --learning-rate。",
             )
         self.report.tell(
             pick(
-                f"the loss became {error.value} at step {error.step}: the training ends here, with "
+                f"{what} became {error.value} at step {error.step}: the training ends here, with "
                 f"the best weights so far, of epoch {at.best_epoch}. Try a --learning-rate below "
                 f"{self.peak:g}.",
-                f"第 {error.step} 步损失变为 {error.value}：训练到此为止，采用目前最好的权重"
+                f"第 {error.step} 步{what}变为 {error.value}：训练到此为止，采用目前最好的权重"
                 f"(第 {at.best_epoch} 轮)。请尝试低于 {self.peak:g} 的 --learning-rate。",
             )
         )
@@ -291,7 +306,7 @@ class Trainer:
         except QualityError as error:  # embeddings that are no numbers
             if self.at.step == 0:
                 raise
-            raise Diverged("nan", self.at.step) from error
+            raise Diverged("embeddings", math.nan, self.at.step) from error
 
     def _score(self) -> dict[str, float]:
         """Recall on the valid split, if there is one."""
@@ -324,6 +339,12 @@ class Trainer:
         self.report.note(pick(en, zh))
 
 
+NO_NUMBER = {
+    "loss": ("the loss", "损失"),
+    "gradient": ("the norm of the gradient", "梯度的范数"),
+    "embeddings": ("an embedding", "嵌入向量"),
+}
+"""What ``Diverged.what`` is called."""
 COLUMNS = {
     "recall": "mean_recall",
     "text_to_image_recall": "text_to_image/mean_recall",
@@ -343,6 +364,7 @@ LINE: tuple[tuple[str, str, str, str], ...] = (
     ("loss", "loss", "损失", "{:.3f}"),
     ("in_batch_accuracy", "right in its batch", "批内准确率", "{:.3f}"),
     ("recall", "valid mean recall", "验证集平均召回率", "{:.3f}"),
+    ("learning_rate", "mean learning rate", "平均学习率", "{:.2g}"),
     ("samples_per_second", "samples/s", "每秒对数", "{:,.1f}"),
     ("loader_wait", "waited", "等待数据", "{:.0%}"),
     ("memory_gib", "memory", "内存", "{:.1f} GiB"),

@@ -114,12 +114,25 @@ def distillation_loss(
 
 
 def hits(rows: Rows) -> tuple[int, int]:
-    """Own (pictures, captions) whose most similar one in the batch belongs to them.
+    """Own (pictures, captions) whose most similar one in the batch is that of their own row.
 
-    In-batch accuracy, as Chinese-CLIP logs it; no recall: it is the easier the smaller the batch.
+    In-batch accuracy, as Chinese-CLIP logs it, so that old figures can be compared: another row's
+    caption counts as wrong even where it belongs. No recall: it is the easier the smaller the
+    batch.
     """
-    image, text = (
-        int(belongs.gather(1, similarity.argmax(dim=1, keepdim=True)).sum())
-        for similarity, belongs in zip(rows.similarities, rows.belongs, strict=True)
-    )
+    import torch
+
+    own = torch.arange(rows.own.start, rows.own.stop, device=rows.image.device)
+    image, text = (int((each.argmax(dim=1) == own).sum()) for each in rows.similarities)
     return image, text
+
+
+def chance(size: int, loss: str = "softmax") -> float:
+    """The loss of a batch of ``size`` pairs in which everything is equally similar.
+
+    softmax, and a teacher's similarities: log B. sigmoid: where its bias is at its best, B times
+    the entropy of one right answer in B.
+    """
+    if loss == "sigmoid" and size > 1:
+        return math.log(size) - (size - 1) * math.log1p(-1 / size)
+    return math.log(size)

@@ -53,9 +53,9 @@ class Position:
     tried: list[dict[str, float]] = field(default_factory=list)
     """Recall of the averages of starting and trained weights."""
     over: str = ""
-    """Why the training ended: epochs, patience, diverged; empty while it goes on."""
+    """Why the training ended: epochs, patience, collapsed, diverged; empty while it goes on."""
     diverged_at: int = 0
-    """The step whose loss was no number; 0: none."""
+    """The step whose loss or gradient was no number; 0: none."""
 
 
 def save(path: Path, value: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,9 +47,32 @@ class Validation:
         to_text = retrieval.rank(image, text, self.task.texts_of_picture)
         return retrieval.summarize(to_image, to_text)
 
+    @property
+    def chance(self) -> float:
+        """The mean recall of a model that knows nothing."""
+        ways = (
+            (len(self.task.image_ids), self.task.pictures_of_text),
+            (len(self.task.texts), self.task.texts_of_picture),
+        )
+        means = []
+        for gallery, right in ways:
+            found = [found_by_chance(gallery, len(each), k) for k in retrieval.KS for each in right]
+            means.append(np.mean(found))
+        return float(np.mean(means))
+
     def _all(self, parts: list[Features], total: int) -> Features:
         return self._group.gather_array(np.concatenate(parts) if parts else None, total)
 
     def close(self) -> None:
         """Close the LMDB."""
         self._lmdb.close()
+
+
+def found_by_chance(gallery: int, right: int, k: int) -> float:
+    """Probability that one of ``right`` answers is among ``k`` drawn from ``gallery``.
+
+    >>> found_by_chance(4, 1, 1), found_by_chance(4, 2, 2)
+    (0.25, 0.8333333333333334)
+    """
+    k = min(k, gallery)
+    return 1 - math.comb(gallery - right, k) / math.comb(gallery, k)
