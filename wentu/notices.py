@@ -2,7 +2,8 @@
 
     event      promotion (another model is current), rejection (a trained one is not), failure
     sentence   what happened, in words
-    run, stage, release, metrics, link    as far as they are known; link: MLflow's page of the run
+    run, stage, release, metrics, link    as far as they are known; link: the run's page in MLflow,
+                                          or in Kubeflow where its last stage could not say it
 
 A notice never fails or delays a run: it is waited for a few seconds, and where it does not get
 through a line in the log says so. It carries no secret; the address, which may, is never logged.

@@ -72,7 +72,8 @@ class Release:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What the run was called with: lets a rollback refresh the same collection."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Recall of the model on the test split, 0..1; empty where there was none."""
+    """Recall of the model on the test split, 0..1, and ``verdict/…``: the numbers that it was
+    released for; empty where there was none."""
     split_version: str = ""
     """Metrics of two releases are comparable where this is equal."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,9 @@ LAST = "promote"
 """The stage that a run ends with."""
 SILENCE = 60.0
 """Seconds without a metric after a server did not answer."""
+SETTLE = 2.0
+"""Seconds after which stages of a cluster that began together see each other's runs: longer than a
+server takes to write one."""
 
 
 def _client() -> Any:
@@ -123,14 +126,28 @@ class MlflowTracker(Tracker):
 
     @staticmethod
     def _find_parent(client: Any, experiment: str, run: str) -> str:
-        query = f"tags.`wentu.run` = '{run}'"
-        found = client.search_runs([experiment], query, max_results=1)
-        if found:
-            if found[0].info.status != "RUNNING":  # a stage that failed is tried again
-                client.update_run(found[0].info.run_id, "RUNNING")
-            return str(found[0].info.run_id)
-        tags = {"wentu.run": run, "mlflow.runName": run}
-        return str(client.create_run(experiment, tags=tags).info.run_id)
+        """The one parent of a pipeline run; made where there is none.
+
+        MLflow cannot create only where there is none, and shards may begin together. On this
+        machine a lock makes one wait for the other. On a cluster those that find none, or one that
+        is quite new, look again a while later, and all take the earliest.
+        """
+        folder = os.environ.get("WENTU_RUN_DIR")
+        with _locked(Path(folder)) if folder else contextlib.nullcontext():
+            found, own = _parents(client, experiment, run), ""
+            if not found or (not folder and _is_new(found[0])):
+                if not found:
+                    tags = {"wentu.run": run, "mlflow.runName": run}
+                    own = str(client.create_run(experiment, tags=tags).info.run_id)
+                if not folder:
+                    time.sleep(SETTLE)
+                found = _parents(client, experiment, run)
+        chosen = str(found[0].info.run_id)
+        if own and own != chosen:
+            client.delete_run(own)
+        if found[0].info.status != "RUNNING":  # a stage that failed is tried again
+            client.update_run(chosen, "RUNNING")
+        return chosen
 
     def params(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -180,6 +197,26 @@ class MlflowTracker(Tracker):
                 self._client.set_terminated(self._parent, status)
 
 
+def _parents(client: Any, experiment: str, run: str) -> list[Any]:
+    """The runs that stand for a pipeline run, in the order that every stage sees them in."""
+    found = client.search_runs([experiment], f"tags.`wentu.run` = '{run}'")
+    return sorted(found, key=lambda each: (each.info.start_time, each.info.run_id))
+
+
+def _is_new(run: Any) -> bool:
+    """May another one be on its way that is earlier?"""
+    return bool(time.time() - run.info.start_time / 1000 < 2 * SETTLE)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with (folder / "tracking").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def open_tracker(stage: str) -> Tracker:
     """The tracker of a stage of the current run (WENTU_RUN_ID), or one that keeps nothing.
 
@@ -212,18 +249,59 @@ def attach(child: str) -> Tracker:
 
 
 def finish_run(run: str, status: str, params: Mapping[str, Any]) -> None:
-    """Close the parent run, if a stage made one, with the parameters of the pipeline run."""
+    """Close the parent run, if a stage made one, with the parameters of the pipeline run.
+
+    MLflow is no part of how a run ends: one that is gone by then is a line.
+    """
     if not enabled():
         return
-    from mlflow.entities import Param
+    try:
+        from mlflow.entities import Param
 
-    client = _client()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    query = f"tags.`wentu.run` = '{run}'"
-    for found in client.search_runs([experiment.experiment_id], query) if experiment else ():
         named = [Param(key, str(value)[:500]) for key, value in params.items()]
-        client.log_batch(found.info.run_id, params=named)
-        client.set_terminated(found.info.run_id, status)
+        client = _client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        for found in _parents(client, experiment.experiment_id, run) if experiment else ():
+            # The end first: parameters that another process wrote otherwise are refused.
+            client.set_terminated(found.info.run_id, status)
+            client.log_batch(found.info.run_id, params=named)
+    except _troubles() as error:
+        why = " ".join(str(error).split())[:200]
+        print(f"MLflow is out of reach, the run is not ended there: {why}", file=sys.stderr)
+
+
+def stages_that_failed(run: str) -> set[str] | None:
+    """The stages that noticed their own failure; None where MLflow does not know the run.
+
+    What was killed, or never began, is not among them.
+    """
+    if not enabled():
+        return None
+    try:
+        client = _client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        number = experiment.experiment_id if experiment else ""
+        parents = _parents(client, number, run) if experiment else []
+        names = [
+            child.data.tags.get("wentu.stage", "")
+            for parent in parents
+            for child in client.search_runs(
+                [number], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            )
+            if child.info.status == "FAILED"
+        ]
+    except _troubles():
+        return None
+    return set(names) if parents else None
+
+
+def _troubles() -> tuple[type[Exception], ...]:
+    """What an MLflow is known by that is gone, or not installed where runs are waited for."""
+    try:
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        return ImportError, OSError
+    return MlflowException, OSError
 
 
 def repair_aliases(releases: Sequence[tuple[str, str]]) -> None:

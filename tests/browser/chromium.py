@@ -15,6 +15,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 PATIENCE = 30_000
 """Milliseconds until something has to be there: other work may keep the machine busy."""
 expect.set_options(timeout=PATIENCE)
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+    "device_scale_factor": 2,
+}
+"""What a visit of a telephone is given."""
 EXPECTED = "Failed to load resource"
 """What Chromium itself says of an answer of 400 or more; a test that provokes those allows them."""
 
@@ -74,6 +81,17 @@ def visit(
     finally:
         opened.close()
     assert wrong == []
+
+
+def longer(page: Page) -> None:
+    """Let the page's own clock go on for longer than typing has to pause."""
+    page.evaluate("new Promise(done => setTimeout(done, 500))")
+
+
+def settled(page: Page) -> None:
+    """Wait until nothing is under way any more."""
+    longer(page)
+    expect(page.locator("body.searching")).to_have_count(0)
 
 
 NOTE = """() => {

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.chromium import visit
 from tests.conftest import Built
 from tests.search.serving import served
+from wentu.library.status import Status
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}}
 
@@ -89,7 +90,8 @@ def test_nothing_serious_on_a_telephone(browser: Browser, base: str, some_pictur
 def test_nothing_serious_where_something_is_wrong(
     browser: Browser, gallery: Built, theme: Any
 ) -> None:
-    with served(gallery.store, token="secret") as client:
+    away = Status(state="away", indexed=150, waiting=0, damaged=0, pid=0)
+    with served(gallery.store, token="secret", library=lambda: away) as client:
         base = str(client.base_url).rstrip("/")
         with visit(browser, base, refusals=True, color_scheme=theme) as page:
             page.fill("#token-text", "wrong")
@@ -99,6 +101,7 @@ def test_nothing_serious_where_something_is_wrong(
             page.fill("#token-text", "secret")
             page.keyboard.press("Enter")
             expect(page.locator(".tile").first).to_be_visible()
+            expect(page.locator("#library")).to_be_visible()
             page.route("**/api/v1/search", lambda route: route.abort())
             page.fill("#text", "x")
             expect(page.locator("#banner")).to_be_visible()

@@ -1,15 +1,14 @@
-"""What one does: type, also with an input method; bring a picture; leave out; narrow."""
+"""What one does: type, also with an input method; leave out; narrow."""
 
 from __future__ import annotations
 
-import base64
 import json
-from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.chromium import Asked, visit
+from tests.browser.chromium import Asked, longer, settled, visit
 from tests.search.serving import served
 
 FIRST = ".tile:first-child"
@@ -19,17 +18,6 @@ TYPE = """text => {
     for (const letter of text) document.execCommand("insertText", false, letter);
 }"""
 """Types letter by letter, within one turn: each fires ``input`` as a key does."""
-
-
-def longer(page: Page) -> None:
-    """Let the page's own clock go on for longer than typing has to pause."""
-    page.evaluate("new Promise(done => setTimeout(done, 500))")
-
-
-def settled(page: Page) -> None:
-    """Wait until nothing is under way any more."""
-    longer(page)
-    expect(page.locator("body.searching")).to_have_count(0)
 
 
 def names(page: Page) -> list[str]:
@@ -98,112 +86,6 @@ def test_an_older_answer_does_not_come_late(browser: Browser, base: str) -> None
         page.unroute_all(behavior="ignoreErrors")
 
 
-def test_a_picture_that_is_chosen(browser: Browser, base: str, some_picture: Path) -> None:
-    with visit(browser, base) as page:
-        settled(page)
-        asked = Asked(page)
-        page.set_input_files("#file", some_picture)
-        expect(page.locator("#sample")).to_be_visible()
-        settled(page)
-        assert asked[0]["picture"] == some_picture.read_bytes()  # small enough: as it is
-        page.click(f"{FIRST} a")
-        expect(page.locator("#viewer-name")).to_have_text("0000.png")
-
-
-def test_a_picture_and_words(browser: Browser, base: str, some_picture: Path) -> None:
-    with visit(browser, base) as page:
-        page.set_input_files("#file", some_picture)
-        settled(page)
-        asked = Asked(page)
-        page.fill("#text", "蓝色")
-        settled(page)
-        assert asked[0]["text"] == "蓝色"
-        page.click("#refine")
-        page.locator("[name=weight_picture]").fill("0.2")
-        settled(page)
-        assert asked[-1]["picture_weight"] == "0.2"
-        page.locator("#sample").hover()
-        page.click("#sample-remove")
-        settled(page)
-        assert asked[-1]["text"] == "蓝色"
-        expect(page.locator("#sample")).to_be_hidden()
-
-
-def test_a_large_photo_is_made_small_before_it_is_sent(
-    browser: Browser, base: str, tmp_path: Path
-) -> None:
-    import numpy as np
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 255, (1800, 2400, 3), np.uint8)
-    exif = Image.Exif()
-    exif[0x010E] = "taken at home"
-    photo = tmp_path / "photo.jpg"
-    Image.fromarray(noise).save(photo, quality=90, exif=exif)
-    assert b"taken at home" in photo.read_bytes()
-    with visit(browser, base) as page:
-        asked = Asked(page)
-        page.set_input_files("#file", photo)
-        expect(page.locator("#sample")).to_be_visible()
-        settled(page)
-        assert len(asked[0]["picture"]) < photo.stat().st_size / 1.5
-        assert b"taken at home" not in asked[0]["picture"]
-
-
-TRANSFER = """([name, type, data]) => {
-    const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([bytes], name, {type}));
-    return transfer;
-}"""
-
-
-def transfer_of(page: Page, path: Path, kind: str = "image/png") -> Any:
-    """A file as a drag or a clipboard carries it."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return page.evaluate_handle(TRANSFER, [path.name, kind, data])
-
-
-def test_a_picture_that_is_dropped(browser: Browser, base: str, some_picture: Path) -> None:
-    with visit(browser, base) as page:
-        given = {"dataTransfer": transfer_of(page, some_picture)}
-        page.dispatch_event("#main", "dragenter", given)
-        expect(page.locator("#drop")).to_be_visible()
-        page.dispatch_event("#main", "dragover", given)
-        page.dispatch_event("#main", "drop", given)
-        expect(page.locator("#drop")).to_be_hidden()
-        expect(page.locator("#sample")).to_be_visible()
-        settled(page)
-        page.click(f"{FIRST} a")
-        expect(page.locator("#viewer-name")).to_have_text("0000.png")
-
-
-def test_a_drop_that_is_no_picture_is_refused_in_words(
-    browser: Browser, base: str, tmp_path: Path
-) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("words", encoding="utf-8")
-    with visit(browser, base) as page:
-        page.dispatch_event(
-            "#main", "drop", {"dataTransfer": transfer_of(page, text, "text/plain")}
-        )
-        expect(page.locator("#notice h2")).to_have_text("This is no picture")
-
-
-def test_a_picture_that_is_pasted(browser: Browser, base: str, some_picture: Path) -> None:
-    with visit(browser, base) as page:
-        carried = transfer_of(page, some_picture)
-        page.evaluate(
-            """carried => document.getElementById("text").dispatchEvent(
-                new ClipboardEvent("paste", {clipboardData: carried, bubbles: true}))""",
-            carried,
-        )
-        expect(page.locator("#sample")).to_be_visible()
-        settled(page)
-        page.click(f"{FIRST} a")
-        expect(page.locator("#viewer-name")).to_have_text("0000.png")
-
-
 def test_more_like_this_and_words_on_top(browser: Browser, base: str) -> None:
     with visit(browser, base) as page:
         page.wait_for_selector(FIRST)
@@ -241,6 +123,33 @@ def test_what_is_left_out_is_said(browser: Browser, base: str) -> None:
         page.fill("#text", "T-shirt")
         settled(page)
         expect(page.locator("#chips")).to_be_hidden()
+
+
+@pytest.mark.parametrize("typed", ["-", "-人", '-"红色 圆形" －狗'])
+def test_what_only_excludes_waits_for_what_to_look_for(
+    browser: Browser, base: str, typed: str
+) -> None:
+    with visit(browser, base) as page:
+        page.wait_for_selector(FIRST)
+        asked, before = Asked(page), names(page)
+        page.fill("#text", typed)
+        expect(page.locator("#excluded")).to_have_text(
+            f"Add what to look for: {typed} only excludes."
+        )
+        expect(page.locator("#say")).to_contain_text("only excludes")
+        page.keyboard.press("Enter")
+        settled(page)
+        assert asked.bodies == []
+        assert names(page) == before
+        expect(page.locator("#notice")).to_be_hidden()
+        page.fill("#text", f"{typed} 圆形")
+        settled(page)
+        assert asked[-1]["text"] == f"{typed} 圆形"
+        expect(page.locator("#excluded")).to_be_hidden()
+        expect(page.locator("#count")).to_contain_text("Best of")
+        page.fill("#text", typed)
+        expect(page.locator("#excluded")).to_be_visible()
+        expect(page.locator("#count")).to_have_text("153 pictures")  # all there are
 
 
 def test_filters_narrow_and_their_chips_widen(browser: Browser, base: str) -> None:
@@ -302,14 +211,3 @@ def test_what_does_not_fit_is_shown_on_a_click(browser: Browser, calibrated: str
         page.keyboard.press("Escape")
         page.fill("#text", "red circles")
         expect(page.locator("#notice h2")).to_have_text("没有匹配的图片")
-
-
-def test_copies_are_folded_and_can_be_seen(browser: Browser, base: str, some_picture: Path) -> None:
-    with visit(browser, base) as page:
-        page.set_input_files("#file", some_picture)
-        settled(page)
-        expect(page.locator(f"{FIRST} .folded")).to_have_text("+3")
-        page.click(f"{FIRST} .folded")
-        expect(page.locator(".strip h3")).to_have_text("3 nearly the same")
-        page.click(".strip button >> nth=0")
-        expect(page.locator("#viewer-name")).to_contain_text("copy-")

@@ -6,6 +6,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.chromium import visit
@@ -32,6 +33,41 @@ def test_the_service_goes_and_comes_back(browser: Browser, gallery: Built) -> No
                 expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
                 expect(page.locator("#count")).to_contain_text("Best of")
                 expect(page.locator("#toast")).to_have_text("The service answers again")
+
+
+def test_another_language_while_the_service_is_away(browser: Browser, gallery: Built) -> None:
+    with ExitStack() as running:
+        client = running.enter_context(served(gallery.store))
+        base, port = str(client.base_url).rstrip("/"), client.base_url.port or 0
+        with visit(browser, base, refusals=True) as page:
+            page.wait_for_selector(".tile")
+            running.close()
+            page.fill("#text", "圆形")
+            expect(page.locator("#banner")).to_contain_text("The service does not answer.")
+            page.click("#language")
+            expect(page.locator("#banner")).to_contain_text("服务没有响应。")
+            with served(gallery.store, port=port):
+                expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
+                expect(page.locator("#count")).to_contain_text("最佳匹配")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("text/html", "<!doctype html><title>Log in</title>"), ("application/json", '{"hits": [{"i')],
+    ids=["a-proxy", "broken-off"],
+)
+def test_an_answer_that_is_none(browser: Browser, gallery: Built, kind: str, body: str) -> None:
+    with (
+        served(gallery.store) as client,
+        visit(browser, str(client.base_url).rstrip("/"), refusals=True) as page,
+    ):
+        page.wait_for_selector(".tile")
+        page.route("**/api/v1/search", lambda route: route.fulfill(content_type=kind, body=body))
+        page.fill("#text", "圆形")
+        expect(page.locator("#banner")).to_contain_text("The service does not answer.")
+        page.unroute_all()
+        expect(page.locator("#count")).to_contain_text("Best of", timeout=RECOVERS)
+        expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_a_token_in_the_address(browser: Browser, gallery: Built) -> None:

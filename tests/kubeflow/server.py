@@ -12,8 +12,10 @@ import itertools
 import json
 import re
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -137,8 +139,14 @@ class Kubeflow:
         self.pods: dict[str, Any] = {}
         self.logs: dict[str, str] = {}
         self.may = True
+        self.denied: set[str] = set()
+        """"ACCOUNT VERB RESOURCE" that Kubernetes does not allow; without account: to us."""
         self.kept: dict[str, dict[str, str]] = {}
         """secrets/NAME (base64) and configmaps/NAME -> their data."""
+        self.notices: list[dict[str, Any]] = []
+        """What was posted to /hook."""
+        self.silent = 0.0
+        """Seconds before any answer."""
         self._ids, self._looks = itertools.count(1), itertools.count()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -178,7 +186,8 @@ class Kubeflow:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                with suppress(BrokenPipeError):  # the client's patience ended
+                    self.wfile.write(data)
 
             do_GET = do_POST = do_DELETE = answer
 
@@ -186,6 +195,7 @@ class Kubeflow:
 
     def answer(self, method: str, target: str, body: bytes, headers: Any) -> Any:
         """What a request is answered with."""
+        time.sleep(self.silent)
         url = urlsplit(target)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         path = unquote(url.path)
@@ -397,16 +407,26 @@ def get_log(server: Kubeflow, name: str, **_: Any) -> str:
 
 
 def review(server: Kubeflow, *, body: bytes, **_: Any) -> Any:
-    wanted = json.loads(body)["spec"]["resourceAttributes"]
-    assert wanted["group"] == "trainer.kubeflow.org"
-    return json.loads(body) | {"status": {"allowed": server.may, "reason": ""}}
+    """Of whoever asks, or of the user that is named."""
+    spec = json.loads(body)["spec"]
+    wanted = spec["resourceAttributes"]
+    kind = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
+    assert wanted.get("group", "") == ("trainer.kubeflow.org" if kind == "trainjobs" else "")
+    who = spec.get("user", "").rpartition(":")[2]
+    allowed = server.may and f"{who} {wanted['verb']} {kind}".strip() not in server.denied
+    return json.loads(body) | {"status": {"allowed": allowed, "reason": ""}}
 
 
 def mlflow(server: Kubeflow, **_: Any) -> Any:
     return {"experiments": []}
 
 
-V2 = "/apis/v2beta1"
+def hook(server: Kubeflow, *, body: bytes, **_: Any) -> Any:
+    server.notices.append(json.loads(body))
+    return {}
+
+
+V2, AUTHORIZATION = "/apis/v2beta1", "/apis/authorization.k8s.io/v1"
 POD = r"GET /api/v1/namespaces/\w+/pods/([\w-]+)"
 ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (f"GET {V2}/pipelines", list_pipelines),
@@ -427,8 +447,10 @@ ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (POD, get_pod),
     (f"{POD}/log", get_log),
     (r"GET /api/v1/namespaces/\w+/((?:secrets|configmaps)/[\w-]+)", get_kept),
-    ("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review),
+    (f"POST {AUTHORIZATION}/selfsubjectaccessreviews", review),
+    (rf"POST {AUTHORIZATION}/namespaces/\w+/localsubjectaccessreviews", review),
     ("GET /api/2.0/mlflow/experiments/search", mlflow),
+    ("POST /hook", hook),
 )
 
 

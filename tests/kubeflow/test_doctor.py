@@ -5,18 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.kubeflow.conftest import Said
 from tests.kubeflow.server import Kubeflow
+from wentu.orchestrate import pods
+from wentu.orchestrate.doctor import RIGHTS
 from wentu.storage import s3
 
 Wentu = Callable[..., Said]
+ROLE = Path(__file__).parents[2] / "infra/k8s/pipeline/trainjobs.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -95,20 +100,66 @@ def test_rights_that_are_lacking_and_an_old_server(
     status, found = checks(wentu, "--host", kubeflow.url)
     assert status == 0
     assert "wentu-trainjobs" in found["rights to TrainJobs"]["advice"]
+    assert "create trainjobs, " in found["rights to TrainJobs"]["found"]
     assert "2.5 or newer" in found["Kubeflow Pipelines"]["advice"]
+
+
+def test_rights_are_those_of_the_tasks_and_every_one_is_asked_for(
+    wentu: Wentu, kubeflow: Kubeflow, kubeconfig: Path
+) -> None:
+    """Whoever looks may be an administrator; a task that may not read a log or delete is stuck."""
+    rules = yaml.safe_load_all(ROLE.read_text("utf-8"))
+    granted = next(each["rules"] for each in rules if each["kind"] == "Role")
+    expected = {(r["apiGroups"][0], r["resources"][0]): tuple(r["verbs"]) for r in granted}
+    assert expected == RIGHTS
+    every = {f"{verb} {kind}" for (_, kind), verbs in RIGHTS.items() for verb in verbs}
+
+    def look() -> tuple[str, str]:
+        found = checks(wentu)[1]["rights to TrainJobs"]
+        return found["state"], found["found"]
+
+    kubeflow.denied = {f"pipeline-runner {each}" for each in every}
+    assert look() == ("ok", "default-editor may do all of it in kubeflow")
+    kubeflow.denied |= {"default-editor patch trainjobs", "default-editor get pods/log"}
+    lacks = "default-editor may not, in kubeflow: patch trainjobs, get pods/log"
+    assert look() == ("warn", lacks)
+    kubeflow.refuse = {"POST /apis/authorization.k8s.io/v1/namespaces/": 403}
+    assert look() == ("ok", "you may do all of it in kubeflow (not the tasks' account)")
+    kubeflow.denied = {"delete trainjobs"}
+    assert look()[1] == "you may not, in kubeflow: delete trainjobs (not the tasks' account)"
+
+
+def test_a_secret_is_read_for_what_the_profile_names_of_it(
+    kubeflow: Kubeflow, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other keys may be certificates in DER; and a server that does not answer is left."""
+    secret = {"s3": {"id": "AWS_ACCESS_KEY_ID", "none": "NONE"}}
+    key, binary = (base64.b64encode(each).decode() for each in (b"abc", b"\xff\xfe"))
+    kubeflow.kept = {"secrets/s3": {"id": key, "store.der": binary}}
+    assert pods.variables(secret, {}, "wentu") == ({"AWS_ACCESS_KEY_ID": "abc"}, "")
+    kubeflow.kept = {"secrets/s3": {"id": binary}}
+    assert pods.variables(secret, {}, "wentu") == (None, "Secret s3 is no text")
+    monkeypatch.setattr(pods, "PATIENCE", (0.3, 0.3))
+    kubeflow.silent = 1.5
+    none: dict[str, dict[str, str]] = {}
+    for secrets, maps in ((secret, none), (none, secret)):
+        began = time.monotonic()
+        found, why = pods.variables(secrets, maps, "wentu")
+        assert (found, "timed out" in why) == (None, True), why
+        assert time.monotonic() - began < 1.4
 
 
 def test_the_webhook_is_called_when_asked_to(
     wentu: Wentu, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WENTU_WEBHOOK", f"{kubeflow.url}/hook")
+    monkeypatch.setenv("WENTU_WEBHOOK", f"{kubeflow.url}/nowhere")
     _, found = checks(wentu)
     assert found["webhook"]["found"] == "not called; --notify does"
     assert kubeflow.log == []
     status, found = checks(wentu, "--notify")
     assert (status, found["webhook"]["state"]) == (1, "fail"), "this server has no such path"
-    assert kubeflow.log == ["POST /hook"]
-    secret = kubeflow.url.replace("://", "://me:p%40ss@") + "/hook"
+    assert kubeflow.log == ["POST /nowhere"]
+    secret = kubeflow.url.replace("://", "://me:p%40ss@") + "/nowhere"
     monkeypatch.setenv("WENTU_WEBHOOK", secret)
     _, found = checks(wentu, "--notify")
     assert found["webhook"]["found"] == "status 404"

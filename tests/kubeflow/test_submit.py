@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -292,6 +293,109 @@ def test_mlflow_that_is_away_does_not_make_a_run_fail(
     assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 0
 
 
+# --- notices ----------------------------------------------------------------------------------
+
+
+def ended(kubeflow: Kubeflow, terminated: dict[str, Any], log: str = "") -> None:
+    """A run whose stage pairs failed so; Kubernetes is asked, for KFP tells nothing."""
+    nodes = [*task("inventory", "SUCCEEDED"), *task("pairs", "FAILED")]
+    kubeflow.course = course(("RUNNING", nodes[:3]), ("FAILED", nodes))
+    pod = nodes[-1]["task_id"]
+    state = {"name": "main", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    state["state"] = {"terminated": terminated}
+    kubeflow.pods[pod] = {"metadata": {"name": pod}, "status": {"containerStatuses": [state]}}
+    kubeflow.logs[pod] = log
+
+
+@pytest.fixture
+def wait_for(
+    wentu: Wentu, kubeflow: Kubeflow, places: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[dict[str, Any]]]:
+    """The notices that came while a run was waited for that fails."""
+    monkeypatch.setenv("WENTU_WEBHOOK", f"{kubeflow.url}/hook")
+
+    def wait() -> list[dict[str, Any]]:
+        assert wentu("submit", *places, "--host", kubeflow.url, "--wait")[0] == 6
+        return kubeflow.notices
+
+    return wait
+
+
+Wait = Callable[[], list[dict[str, Any]]]
+
+
+def test_of_a_pod_that_was_killed_whoever_waits_tells(
+    kubeflow: Kubeflow, kubeconfig: Path, wait_for: Wait
+) -> None:
+    ended(kubeflow, {"exitCode": 137, "reason": "OOMKilled"})
+    (notice,) = wait_for()
+    (run_id,) = kubeflow.runs
+    assert (notice["event"], notice["stage"], notice["run"]) == ("failure", "pairs", run_id)
+    assert notice["sentence"] == "OOMKilled (exit 137)"
+    assert notice["link"] == f"{kubeflow.url}/#/runs/details/{run_id}"
+    assert "WENTU_RUN_ID" not in os.environ
+
+
+def test_what_a_stage_said_itself_is_not_said_twice(
+    kubeflow: Kubeflow, kubeconfig: Path, wait_for: Wait
+) -> None:
+    log = "StageError: the TrainJob wentu-1 failed (node-1 OOMKilled)"
+    ended(kubeflow, {"exitCode": 1, "reason": "Error"}, log)
+    assert wait_for() == []
+
+
+def test_a_process_that_the_launcher_lost_said_nothing(
+    kubeflow: Kubeflow, kubeconfig: Path, wait_for: Wait
+) -> None:
+    log = "F1127 main.go:49] failed to execute component: signal: killed"
+    ended(kubeflow, {"exitCode": 1, "reason": "Error"}, log)
+    assert len(wait_for()) == 1
+
+
+def test_a_failure_that_nobody_knows_the_reason_of_is_told(
+    kubeflow: Kubeflow, wait_for: Wait
+) -> None:
+    """A pod that waits for an image or a node until its time is up, and no kubeconfig here."""
+    ended(kubeflow, {"exitCode": 137, "reason": "OOMKilled"})
+    assert [each["sentence"] for each in wait_for()] == ["no reason is known"]
+
+
+def test_a_run_that_was_stopped_is_no_failure(
+    wentu: Wentu, kubeflow: Kubeflow, wait_for: Wait
+) -> None:
+    kubeflow.course = course(("CANCELED", task("inventory", "SUCCEEDED")))
+    assert wait_for() == []
+
+
+@pytest.mark.parametrize(("told", "status"), [(0, "RUNNING"), (1, "FAILED")])
+@pytest.mark.filterwarnings("ignore")  # of MLflow's database, in this process
+def test_mlflow_knows_which_stage_could_speak(
+    kubeflow: Kubeflow,
+    wait_for: Wait,
+    told: int,
+    status: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WENTU_TRACKING", "on")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(tracking, "SETTLE", 0.0)
+    tracking.use_store(tmp_path / "mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    nodes = [*task("inventory", "SUCCEEDED"), *task("pairs", "FAILED")]
+
+    def standing(look: int) -> State:
+        (run_id,) = kubeflow.runs
+        if look == 0:
+            tracker = tracking.MlflowTracker.begin("pairs", run_id)
+            if status == "FAILED":
+                tracker.close(status)
+        return ("RUNNING", []) if look == 0 else ("FAILED", nodes)
+
+    kubeflow.course = standing
+    assert len(wait_for()) == 1 - told
+
+
 # --- once -------------------------------------------------------------------------------------
 
 
@@ -342,6 +446,34 @@ def test_a_receiver_that_is_started_again_waits_for_its_run(
     assert json.loads(running.read_text())["name"] == run.display_name
     receive(end)
     assert len(kubeflow.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--min-knew", "400"), "No such option '--min-knew'"),
+        (("--epochs", "many"), "'many' is not a valid int"),
+        (("--epochs", "-1"), "--epochs -1: give 0 or more"),
+        (("--preset", "none"), "'none' is not one of"),
+        (("--profile", "none.toml"), "none.toml: no such file"),
+        (("--store", "here"), "--store here: the cluster cannot see"),
+    ],
+)
+def test_a_receiver_refuses_what_submit_would_refuse_before_anything_listens(
+    wentu: Wentu,
+    places: tuple[str, ...],
+    words: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wentu.commands.watch.serve", lambda server, *_: server.server_close())
+    watch = ("watch", "--submit", "--port", "0", "--state", str(tmp_path / "state"), "--", *places)
+    status, said = wentu(*watch, *words)
+    assert (status, sentence in said) == (2, True), said
+    right = ("--run-name", "autumn", "--host", "http://127.0.0.1:9", "--gpus", "2", "--epochs", "3")
+    status, said = wentu(*watch, *right)
+    assert (status, "listening on" in said) == (0, True), said
 
 
 def until(true: Callable[[], Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from wentu.errors import InputError, ServiceError, StageError, StoppedError, Wen
 from wentu.formats import read_json
 from wentu.orchestrate import cluster, trainjob
 from wentu.orchestrate.cluster import Cluster
-from wentu.orchestrate.trainjob import Training
+from wentu.orchestrate.trainjob import Training, name_of
 from wentu.orchestrate.trainspec import Owner, Pods
 from wentu.progress import Reporter
 from wentu.store import Store
@@ -30,7 +31,7 @@ from wentu.training.config import Config
 from wentu.training.job import Job
 
 KEY = "0123456789abcdef0123456789abcdef"
-NAME = "wentu-0123456789abcdef0123"
+NAME = "wentu-one-training"
 PROFILE = {
     "image": "registry/wentu/gpu:1",
     "pull_secret": "registry",
@@ -79,7 +80,9 @@ def training(built: Any, tmp_path: Path, api: KubernetesApi) -> Training:
     vault = Store(str(tmp_path / "store"))
     work = vault.storage.home / f"work/{KEY}"
     job = Job(lmdb=built.lmdb, model="tiny", work=work, config=Config(nodes=2))
-    return Training(Cluster.connect(), vault, KEY, job, Heard())
+    made = Training(Cluster.connect(), vault, KEY, job, Heard())
+    made.name = NAME
+    return made
 
 
 def train(training: Training) -> None:
@@ -101,6 +104,14 @@ def steps(api: KubernetesApi, *wanted: Any) -> None:
     """Call these one after the other, each time that a TrainJob is looked at."""
     left = list(wanted)
     api.on_get = lambda job: left.pop(0)() if left else None
+
+
+def test_two_stores_that_train_the_same_have_a_trainjob_each() -> None:
+    """Of one store it is the same however its place is written, for a task that starts again."""
+    names = [name_of(Store(f"s3://{place}"), KEY) for place in ("a/store", "b/store", "a/store/")]
+    assert names[0] == names[2] != names[1]
+    assert all(re.fullmatch("wentu-[0-9a-f]{20}", name) for name in names)
+    assert name_of(Store("s3://a/store"), KEY[::-1]) not in names
 
 
 # --- what is asked for ------------------------------------------------------------------------

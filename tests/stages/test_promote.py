@@ -14,8 +14,9 @@ import pytest
 from wentu.clip.bundle import bundle_digest
 from wentu.errors import QualityError, StaleError
 from wentu.formats import file_sha256, read_manifest
-from wentu.stages.promote import Config, promote, publish
+from wentu.stages.promote import Config, evaluation_key, promote, publish
 from wentu.store import Pointer, Release, Store
+from wentu.tracking import Tracker
 
 Refresh = Callable[..., Any]
 
@@ -56,7 +57,11 @@ def test_a_release_is_current_and_whole(built: Any) -> None:
     assert release.model == bundle_digest(built.winner)
     assert release.inventory == built.answer.inventory
     assert (release.pictures, release.dimension) == (24, 128)
-    assert release.parameters == {"pictures": str(built.collection), "captions": built.captions}
+    said = json.loads((built.evaluation / "evaluation.json").read_text("utf-8"))["verdict"]
+    assert release.parameters == {
+        **{"pictures": str(built.collection), "captions": built.captions},
+        "note": said["reason"],
+    }
     manifest = read_manifest(built.promoted, "promote")
     assert manifest.counts == {"release": release.id, "pictures": 24}
 
@@ -80,8 +85,120 @@ def test_a_release_names_every_file_with_its_digest(built: Any) -> None:
 def test_a_release_carries_the_figures_of_its_model(built: Any) -> None:
     _, release = current(built.store)
     result = json.loads((built.evaluation / "evaluation.json").read_text("utf-8"))
-    assert release.metrics == result["metrics"]["candidate"]
+    own = {key: value for key, value in release.metrics.items() if key[:8] != "verdict/"}
+    assert own == result["metrics"]["candidate"]
     assert release.split_version == result["split_version"]
+
+
+def test_a_release_carries_the_verdict_that_its_model_came_with(built: Any) -> None:
+    _, release = current(built.store)
+    interval = json.loads((built.evaluation / "evaluation.json").read_text("utf-8"))["verdict"][
+        "interval"
+    ]
+    assert {key: value for key, value in release.metrics.items() if key[:8] == "verdict/"} == {
+        "verdict/promote": 1.0,
+        "verdict/difference": interval["mean"],
+        "verdict/low": interval["low"],
+        "verdict/high": interval["high"],
+    }
+
+
+def rewritten(evaluation: Path, out: Path, **changed: Any) -> Path:
+    """The output of an evaluation that came out otherwise."""
+    found = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
+    out.mkdir()
+    (out / "evaluation.json").write_text(json.dumps(found | changed), "utf-8")
+    return out
+
+
+SUITE = {"candidate": {"top1": 0.4, "mean_per_class": 0.3}, "champion": {"top1": 0.5}}
+HELD: dict[str, Any] = {
+    "promote": False,
+    "reason": "mean recall +1.0 [+0.5, +1.5] points; general task -10.0 points",
+    "interval": {"mean": 0.01, "low": 0.005, "high": 0.015},
+    "suite_change": -0.1,
+}
+
+
+def test_of_a_model_that_is_kept_the_verdict_is_still_its_own(
+    built: Any, collection: Path, store: str, refresh: Refresh, draw: Any, tmp_path: Path
+) -> None:
+    """The figures are new, and the decision on the candidate stands in the note."""
+    draw(collection, [200])
+    run = refresh(collection, store, pointer=1)
+    _, before = current(store)
+    champion = {"mean_recall": 0.25}
+    kept = {"candidate": "c" * 32, "suite": SUITE, "verdict": HELD}
+    kept |= {"metrics": {"candidate": {"mean_recall": 0.5}, "champion": champion}}
+    out = rewritten(built.evaluation, tmp_path / "kept", **kept)
+    again(run, store, tmp_path / "out", evaluation=out, pointer=2, inventory="i" * 32)
+    pointer, release = current(store)
+    assert (pointer.number, release.model) == (3, before.model)
+    verdict = {key: v for key, v in before.metrics.items() if key.startswith("verdict/")}
+    assert len(verdict) == 4
+    assert release.metrics == champion | {"suite/top1": 0.5} | verdict
+    assert release.parameters["note"] == f"the trained model was not promoted: {HELD['reason']}"
+
+
+def test_a_suite_that_was_asked_for_stands_in_the_release(built: Any, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    Store(store).claim()
+    out = rewritten(built.evaluation, tmp_path / "suite", suite=SUITE, verdict=HELD)
+    again(built, store, tmp_path / "out", evaluation=out, config=Config(note="autumn"))
+    _, release = current(store)
+    assert release.metrics["suite/top1"] == 0.4
+    assert release.metrics["verdict/suite_change"] == -0.1
+    assert release.parameters["note"] == f"autumn; {HELD['reason']}"
+
+
+def test_what_is_promoted_anyway_has_its_figures_and_hands_them_on(
+    built: Any, collection: Path, refresh: Refresh, draw: Any, tmp_path: Path
+) -> None:
+    """`promote --anyway` leaves them in the store, for its run evaluates nothing."""
+    store = str(tmp_path / "anyway")
+    vault = Store(store)
+    vault.claim()
+    shutil.copytree(Path(built.store) / "inventories", Path(store) / "inventories")
+    said = rewritten(built.evaluation, tmp_path / "held", verdict=HELD, winner="c" * 32)
+    key = evaluation_key(bundle_digest(built.winner))
+    vault.storage.write(key, (said / "evaluation.json").read_bytes())
+    note = "promoted anyway, from autumn: " + HELD["reason"]
+    config = Config(note=note)
+    for number in range(2):  # as a retry does
+        again(built, store, tmp_path / f"{number}", evaluation=None, config=config)
+    pointer, release = current(store)
+    found = json.loads((said / "evaluation.json").read_text("utf-8"))
+    assert pointer.number == 1
+    assert release.metrics.items() >= found["metrics"]["candidate"].items()
+    assert (release.metrics["verdict/promote"], release.metrics["verdict/low"]) == (0.0, 0.005)
+    assert (release.split_version, release.parameters["note"]) == (found["split_version"], note)
+    vault.storage.delete([key])
+    draw(collection, [200])
+    refresh(collection, store, pointer=1)
+    _, later = current(store)
+    assert (later.metrics, later.split_version) == (release.metrics, release.split_version)
+    assert later.pictures == release.pictures + 1
+
+
+def test_the_verdict_is_in_the_runs_table_of_mlflow(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    class Heard(Tracker):
+        def headline(self, values: Any, tags: Any = None) -> None:
+            told.update(values, **tags)
+
+    monkeypatch.setattr("wentu.stage.open_tracker", lambda _: Heard())
+    monkeypatch.setenv("WENTU_RUN_ID", "autumn")
+    store = str(tmp_path / "store")
+    Store(store).claim()
+    again(built, store, tmp_path / "out")
+    _, release = current(store)
+    assert told["wentu.reason"] == release.parameters["note"]
+    verdict = {key: value for key, value in release.metrics.items() if key[:8] == "verdict/"}
+    assert told.items() >= verdict.items()
+    assert set(verdict) == {f"verdict/{name}" for name in ("promote", "difference", "low", "high")}
 
 
 def test_the_training_has_come_to_its_verdict(built: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from tests.proxy import Fault, FaultyProxy
 from wentu.errors import ServiceError
@@ -102,6 +105,27 @@ def test_a_server_that_stays_unavailable_is_told_once_and_clearly(
     assert done.stdout.startswith(f"ServiceError {faulty.place}/a: the object store http")
     assert "SlowDown" in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_of_a_deletion_in_bulk_the_key_that_stayed_is_named(faulty: Faulty) -> None:
+    storage = faulty.storage()
+    for name in "abcd":
+        storage.write(name, b"x")
+    undone = "<Error><Key>{}/{}</Key><Code>AccessDenied</Code><Message>held</Message></Error>"
+    prefix = faulty.place.removeprefix("s3://").partition("/")[2]
+    errors = "".join(undone.format(prefix, name) for name in "bd")
+    body = io.BytesIO(f"<DeleteResult>{errors}</DeleteResult>".encode())
+    body.stream = lambda *_: iter(body.read, b"")  # type: ignore[attr-defined]
+
+    def refuse(request: Any, **_: Any) -> AWSResponse:
+        return AWSResponse(request.url, 200, {}, body)
+
+    s3.client().meta.events.register_first("before-send.s3.DeleteObjects", refuse)
+    with pytest.raises(ServiceError) as found:
+        storage.objects.delete(list("abcd"))
+    assert str(found.value) == (
+        f"{faulty.place}/b and 1 more: could not be deleted (AccessDenied: held)."
+    )
 
 
 def test_a_body_that_always_arrives_changed_is_told(

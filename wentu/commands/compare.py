@@ -56,9 +56,20 @@ def find(known: list[dict[str, Any]], name: str) -> dict[str, Any]:
     fits = [r for r in known if r["run_id"].startswith(name) or r["run_id"].endswith(name)]
     if len(fits) != 1:
         ids = ", ".join(run["run_id"] for run in (fits or known)[-10:]) or "-"
+        en = zh = ""
+        if not fits:
+            en = (
+                " Runs of a cluster are not kept here: compare them in MLflow, and release the "
+                "model of one with `wentu run --no-train --model BUNDLE`, the s3:// address of "
+                "what its export-onnx put out."
+            )
+            zh = (
+                "集群上的运行不保存在本机：请在 MLflow 中比较；要发布其模型，请用 wentu run "
+                "--no-train --model 模型包，即该运行 export-onnx 输出的 s3:// 地址。"
+            )
         raise InputError(
-            f"{name} names {len(fits)} runs; known: {ids}.",
-            f"{name} 对应 {len(fits)} 次运行；已有：{ids}。",
+            f"{name} names {len(fits)} runs; known: {ids}.{en}",
+            f"{name} 对应 {len(fits)} 次运行；已有：{ids}。{zh}",
         )
     return fits[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wentu.commands.rollback import refresh_values
 from wentu.errors import InputError
 from wentu.language import pick
 from wentu.settings import store_place
+from wentu.stages.promote import evaluation_key
 from wentu.store import Store
 
 
@@ -49,6 +51,9 @@ def command() -> click.Command:
 def accept(store: Store, name: str) -> None:
     """Make the candidate of a run the current model, and embed the collection with it.
 
+    What was measured of it is left in the store, where the stage finds it: the run that releases it
+    evaluates nothing.
+
     Raises InputError where the run trained none, or where it was released already.
     """
     from wentu.commands.run import execute
@@ -71,7 +76,12 @@ def accept(store: Store, name: str) -> None:
             f"{run['run_id']} 的候选模型已经发布过；要回到它请用 wentu rollback。",
         )
     note = f"promoted anyway, from {run['run_id']}: {verdict['reason']}"
-    execute(refresh_values(store) | {"model": str(bundle), "note": note}, make_console())
+    values = refresh_values(store) | {"model": str(bundle), "note": note}
+    key = evaluation_key(candidate)
+    store.storage.write(key, json.dumps(evaluation, ensure_ascii=False).encode())
+    execute(values, make_console())
+    # Kept where the run failed: it is for the next attempt. Now it stands in the release.
+    store.storage.delete([key])
 
 
 def bundle_of(store: Store, digest: str) -> Path | None:

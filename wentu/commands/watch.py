@@ -21,6 +21,9 @@ from wentu.settings import is_loopback, store_place
 
 DEFAULTS = {"host": "127.0.0.1", "port": 8080, "quiet_seconds": 60.0, "at_most_seconds": 900.0}
 
+FOLLOWING = ("run_name", "wait", "once", "json")
+"""Options of `submit` that are about the submission itself."""
+
 
 def command() -> click.Command:
     """The command."""
@@ -81,6 +84,8 @@ def execute(words: tuple[str, ...], submit: bool, state: str | None, **given: An
             f"--host {where['host']}：任何能访问的人都可以触发运行；请设置 WENTU_TOKEN，"
             "并让存储桶通知携带它。",
         )
+    if submit:
+        check_submit(words)
     interest = interest_of(words, check=not submit)
     folder = Path(state).expanduser() if state else _home(interest.store) / "watch"
     starts = [sys.executable, "-m", "wentu", "submit" if submit else "run", *words]
@@ -139,6 +144,28 @@ def serve(server: Any, debounce: Any, started: Any) -> None:
         server.server_close()
         for each, old in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(each, old)
+
+
+def check_submit(words: Sequence[str]) -> None:
+    """Refuse what `submit` would refuse of its options, but for what lies in the bucket.
+
+    That need not be there yet, nor its server answer, when the receiver starts.
+    """
+    from wentu.commands.cluster import NOT_RUN
+    from wentu.commands.submit import command as submit
+    from wentu.orchestrate.kubeflow import need_remote
+    from wentu.orchestrate.parameters import config_of, named
+    from wentu.orchestrate.profile import read_profile
+    from wentu.stages import STAGES
+
+    given = submit().make_context("submit", list(words)).params
+    own = {name: given.pop(name) for name in (*NOT_RUN, *FOLLOWING)}
+    given["captions"] = "\n".join(given["captions"] or ()) or "none"
+    values = named(given, given.pop("preset"))
+    need_remote(values)
+    for stage in STAGES:
+        config_of(stage, values)
+    read_profile(Path(own["profile"]) if own["profile"] else None)
 
 
 def interest_of(words: Sequence[str], *, check: bool) -> Any:

@@ -90,16 +90,7 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
 
     Raises InputError for a value or a combination that cannot work, before anything starts.
     """
-    base: dict[str, Any] = {name: default_of(each) for name, each in options().items()}
-    base |= {"captions": "none", "store": store_place(), "model": ""}
-    base |= preset(preset_name) if preset_name else {}
-    unknown = sorted(given.keys() - base.keys() - {"pictures", "captions_lang"})
-    if unknown:
-        raise InputError(
-            f"no option is called {', '.join(unknown)}; see `wentu run --help`.",
-            f"没有名为 {', '.join(unknown)} 的选项；见 wentu run --help。",
-        )
-    values = base | {key: value for key, value in given.items() if value is not None}
+    values = named(given, preset_name)
     if given.get("captions") is None and values["captions"] == "none":
         values["captions"] = captions_before(values)
     if not values.get("pictures"):
@@ -135,6 +126,23 @@ def complete(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any
             )
         values["model"] = model.removesuffix(name) + portable(name)
     return values | {"code_version": code_version()}
+
+
+def named(given: Mapping[str, Any], preset_name: str | None) -> dict[str, Any]:
+    """All values by name: given, else the preset's, else the Configs'; InputError for unknown ones.
+
+    Nothing is looked for yet.
+    """
+    base: dict[str, Any] = {name: default_of(each) for name, each in options().items()}
+    base |= {"captions": "none", "store": store_place(), "model": ""}
+    base |= preset(preset_name) if preset_name else {}
+    unknown = sorted(given.keys() - base.keys() - {"pictures", "captions_lang"})
+    if unknown:
+        raise InputError(
+            f"no option is called {', '.join(unknown)}; see `wentu run --help`.",
+            f"没有名为 {', '.join(unknown)} 的选项；见 wentu run --help。",
+        )
+    return base | {key: value for key, value in given.items() if value is not None}
 
 
 def config_of(stage: str, values: Mapping[str, Any]) -> StageConfig:

@@ -7,7 +7,7 @@ cluster (a kubeconfig, or from inside of a pod), the reason is asked for; where 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -97,11 +97,10 @@ def variables(
     for kind, named in (("Secret", secrets), ("ConfigMap", maps)):
         for name, keys in named.items():
             try:
-                if kind == "Secret":
-                    data = core.read_namespaced_secret(name, namespace).data or {}
-                    data = {key: base64.b64decode(text).decode() for key, text in data.items()}
-                else:
-                    data = core.read_namespaced_config_map(name, namespace).data or {}
+                data = _data(core, kind, name, namespace)
+                wanted = {variable: data[key] for key, variable in keys.items() if key in data}
+                if kind == "Secret":  # its other keys may be anything
+                    wanted = {v: base64.b64decode(text).decode() for v, text in wanted.items()}
             except client.ApiException as error:
                 if error.status != 404:
                     return None, f"{kind} {name}: {error.status} {error.reason}"
@@ -110,28 +109,67 @@ def variables(
                 continue
             except HTTPError as error:
                 return None, " ".join(str(error).split())[:200]
-            found |= {variable: data[key] for key, variable in keys.items() if key in data}
+            except UnicodeDecodeError:
+                return None, pick(f"{kind} {name} is no text", f"{kind} {name} 不是文本")
+            found |= wanted
     return found, missing
 
 
-def allowed(verb: str, group: str, resource: str, namespace: str) -> tuple[bool | None, str]:
-    """(may we, why not known): a SelfSubjectAccessReview; None where nobody can be asked."""
+def _data(core: Any, kind: str, name: str, namespace: str) -> Mapping[str, str]:
+    """What a secret or a config map holds."""
+    read = core.read_namespaced_secret if kind == "Secret" else core.read_namespaced_config_map
+    return read(name, namespace, _request_timeout=PATIENCE).data or {}
+
+
+def lacking(
+    rights: Mapping[tuple[str, str], Iterable[str]], namespace: str, account: str = ""
+) -> tuple[list[str] | None, str]:
+    """(which of ``rights`` are denied, why not known); None where nobody can be asked.
+
+    Args:
+        rights: verbs by (group, resource), as a Role grants them; pods/log is a resource.
+        account: the service account that they are asked for, which wants a right of its own; else
+            whoever we are.
+    """
     connection = api()
     if connection is None:
         return None, pick("no kubeconfig", "没有 kubeconfig")
     from kubernetes import client
     from urllib3.exceptions import HTTPError
 
-    wanted = client.V1ResourceAttributes(
-        verb=verb, group=group, resource=resource, namespace=namespace
-    )
-    review = client.V1SelfSubjectAccessReview(
-        spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=wanted)
-    )
+    authorization = client.AuthorizationV1Api(connection)
+    denied = []
     try:
-        said = client.AuthorizationV1Api(connection).create_self_subject_access_review(
-            review, _request_timeout=PATIENCE
-        )
+        for (group, resource), verbs in rights.items():
+            kind, _, part = resource.partition("/")
+            for verb in verbs:
+                wanted = client.V1ResourceAttributes(
+                    verb=verb, group=group, resource=kind, subresource=part, namespace=namespace
+                )
+                if not _allowed(authorization, wanted, account):
+                    denied.append(f"{verb} {resource}")
     except (client.ApiException, HTTPError) as error:
         return None, " ".join(str(error).split())[:200]
-    return bool(said.status.allowed), str(said.status.reason or "")
+    return denied, ""
+
+
+def _allowed(authorization: Any, wanted: Any, account: str) -> bool:
+    from kubernetes import client
+
+    if not account:
+        spec = client.V1SelfSubjectAccessReviewSpec(resource_attributes=wanted)
+        said = authorization.create_self_subject_access_review(
+            client.V1SelfSubjectAccessReview(spec=spec), _request_timeout=PATIENCE
+        )
+        return bool(said.status.allowed)
+    namespace = wanted.namespace
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
+    spec = client.V1SubjectAccessReviewSpec(
+        resource_attributes=wanted,
+        user=f"system:serviceaccount:{namespace}:{account}",
+        groups=[*groups, "system:authenticated"],
+    )
+    said = authorization.create_namespaced_local_subject_access_review(
+        namespace, client.V1LocalSubjectAccessReview(spec=spec), _request_timeout=PATIENCE
+    )
+    return bool(said.status.allowed)

@@ -79,7 +79,8 @@ def objects_of(body: bytes) -> list[tuple[str, str]]:
     """(bucket, key) of every object that came or went, as S3, Ceph and MinIO tell it.
 
     Keys are told as they are (Ceph) or URL-encoded (S3, MinIO): where that differs, both are given.
-    Raises FormatError for anything else; a test event, and the envelope of SNS, are understood.
+    Raises FormatError for anything else; a test event is understood, and the envelope of
+    SNS, of messages that somebody forwards: a subscription is not confirmed.
     """
     try:
         value = json.loads(body)

@@ -6,14 +6,15 @@ Of a run here, run.json and its events say everything; of one on a cluster, KFP'
 from __future__ import annotations
 
 import io
-import sys
+import os
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wentu import tracking
+from wentu import notices, tracking
 from wentu.errors import ServiceError, StageError
 from wentu.language import pick
 from wentu.orchestrate.live import RunView, StageView
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 POLL = 5.0
 PATIENCE = 900.0
 """Seconds without an answer after which a run is no longer waited for; it goes on."""
+UNTRACKED = "inventory"
+"""The stage that MLflow does not follow."""
 SHOWN = ("name", "status", "seconds", "counts", "note", "error")
 """Of a stage, in JSON."""
 Shape = dict[str, Any]
@@ -197,25 +200,49 @@ def wait(server: PipelinesServer, run_id: str, console: Console) -> Shape:
                 raise view.trouble
             time.sleep(min(1.0, view.EVERY))
     found = view.shape()
+    failed = next((each["name"] for each in found["stages"] if each["status"] == "failed"), "")
+    tell_failure(found, failed)
     close_tracked(found)
     if found["status"] != "succeeded":
-        name = next((each["name"] for each in found["stages"] if each["status"] == "failed"), "")
         why = found["error"] or pick("no reason is known", "原因未知")
-        label = name or pick("the run", "运行")
+        label = failed or pick("the run", "运行")
         raise StageError(
             f"{label}: {why}\nRun: {found['url']}", f"{label}:{why}\n运行：{found['url']}"
         )
     return found
 
 
+def tell_failure(found: Shape, stage: str) -> None:
+    """A notice of a run that failed, unless its stage sent one: what is killed cannot."""
+    if found["status"] != "failed" or told_itself(found["run_id"], stage, found["error"]):
+        return
+    why = found["error"] or pick("no reason is known", "原因未知")
+    link = found["url"] if found["url"].startswith("http") else ""
+    os.environ["WENTU_RUN_ID"] = found["run_id"]  # of which a notice tells
+    try:
+        notices.send("failure", why, stage=stage, link=link)
+    finally:
+        del os.environ["WENTU_RUN_ID"]
+
+
+def told_itself(run_id: str, stage: str, error: str) -> bool:
+    """Did the stage live to say that it failed? No, where that cannot be known.
+
+    MLflow knows, of the stages that it follows. Else a container that ended with a status of its
+    own did, unless KFP's launcher says that what it had started was killed; one that was killed,
+    evicted or never began did not. Rather two notices than none.
+    """
+    tracked = tracking.stages_that_failed(run_id)
+    if tracked is not None and stage != UNTRACKED:
+        return stage in tracked
+    ended = re.search(r"\bError \(exit (code )?\d{1,2}\)", error.partition(";")[0])
+    return bool(ended) and "signal: killed" not in error
+
+
 def close_tracked(found: Shape) -> None:
     """End the run in MLflow, where MLFLOW_TRACKING_URI leads to it from here, with its parameters.
 
-    Its stages do not know when the last of them is done. MLflow is no part of the outcome: what
-    goes wrong with it is a line.
+    Its stages do not know when the last of them is done.
     """
     status = "FINISHED" if found["status"] == "succeeded" else "FAILED"
-    try:
-        tracking.finish_run(found["run_id"], status, found["parameters"])
-    except Exception as error:
-        print(f"MLflow: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+    tracking.finish_run(found["run_id"], status, found["parameters"])

@@ -1,9 +1,9 @@
 """A training across the machines of a cluster, as a Kubeflow TrainJob.
 
 The task finetune launches it, follows it, and takes what came of it out of the store; it computes
-nothing itself. The name of the TrainJob is made from what is trained, so a task that was restarted
-finds the one that runs, or has ended. A task that is asked to end suspends it: the machines are
-free, and the next attempt goes on from the last state that was saved.
+nothing itself. The name of the TrainJob is made from what is trained and into which store, so a
+task that was restarted finds the one that runs, or has ended. A task that is asked to end suspends
+it: the machines are free, and the next attempt goes on from the last state that was saved.
 
 Done, it is removed. Failed, it stays for ``kubectl logs`` until the next attempt or until the
 pipeline run is removed; its last lines are in the error, and in the log of the task.
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wentu.errors import InputError, ServiceError, StageError, StoppedError, WentuError
+from wentu.formats import digest_of
 from wentu.language import pick
 from wentu.orchestrate.cluster import Cluster, PodView
 from wentu.orchestrate.trainspec import NODE, Owner, Pods, trainjob
@@ -69,7 +70,7 @@ class Training:
         self, cluster: Cluster, vault: Store, key: str, job: Job, report: Reporter
     ) -> None:
         self.cluster, self.vault, self.key, self.job = cluster, vault, key, job
-        self.report, self.name = report, f"wentu-{key[:20]}"
+        self.report, self.name = report, name_of(vault, key)
         self._asked = threading.Event()
         self._said = ""
         self._stuck: dict[str, float] = {}
@@ -251,6 +252,11 @@ class Training:
 
     def _note(self, en: str, zh: str) -> None:
         self.report.note(pick(en, zh))
+
+
+def name_of(vault: Store, key: str) -> str:
+    """The TrainJob of a training: of two stores in a namespace each has its own."""
+    return f"wentu-{digest_of([vault.place.rstrip('/'), key])[:20]}"
 
 
 def condition(job: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:

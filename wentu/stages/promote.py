@@ -8,6 +8,7 @@ was cut off, before or after any write, ends in the same release.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from wentu.language import pick
 from wentu.settings import StageConfig, option
 from wentu.stage import Stage
 from wentu.store import Pointer, Release, SegmentRef, Store, read_reuse
+
+VERDICT = "verdict/"
+"""Before the names of a verdict's numbers, in a release's metrics and in MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,14 @@ def promote(
         parameters = {"pictures": pictures, "captions": captions}
         if evaluation is None and not use.startswith("store:"):
             parameters["served_from"] = use_digest  # named by the user: the same again is no change
-        if config.note:
-            parameters["note"] = config.note
+        result = evaluated(vault, inputs["model"], evaluation)
+        reason = reason_of(result) if evaluation is not None else ""
+        note = "; ".join(filter(None, (config.note, reason)))
+        if note:
+            parameters["note"] = note
         with vault.storage.lock("promote"):
             release = assemble(
-                vault, catalog, bundle, index, inventory, evaluation, pointer, parameters
+                vault, catalog, bundle, index, inventory, result, pointer, parameters
             )
             found = publish(vault, release, pointer, "refresh" if evaluation is None else "train")
             if evaluation is not None:
@@ -93,25 +100,65 @@ def promote(
         )
         tags = {"wentu.release": release.id, "wentu.model": release.model}
         tags |= {"wentu.note": config.note} if config.note else {}
-        stage.tracker.headline({"pictures": float(release.pictures)}, tags)
-        tell(vault, release, pointer, evaluation, stage.tracker.link)
+        tags |= {"wentu.reason": reason} if reason else {}
+        stage.tracker.headline({"pictures": float(release.pictures)} | figures_of(result), tags)
+        judged = result if evaluation is not None else {}
+        tell(vault, release, pointer, judged, stage.tracker.link)
 
 
-def tell(store: Store, release: Release, pointer: int, evaluation: Path | None, link: str) -> None:
-    """A notice where a training came to its verdict, or another model is current."""
+def evaluated(store: Store, model: str, evaluation: Path | None) -> dict[str, Any]:
+    """What evaluate said in this run, or in the one whose candidate this model is.
+
+    Empty for a refresh, but where `promote --anyway` left it in the store.
+    """
+    if evaluation is not None:
+        found: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
+        return found
+    key = evaluation_key(model)
+    return dict(json.loads(store.storage.read(key))) if store.storage.exists(key) else {}
+
+
+def evaluation_key(model: str) -> str:
+    """Where `promote --anyway` leaves what was said of a model until it is released."""
+    return f"evaluations/{model}.json"
+
+
+def reason_of(result: Mapping[str, Any]) -> str:
+    """Why a training's model is released, or is not, in words."""
+    reason = str(result["verdict"]["reason"])
+    if result["winner"] == result["candidate"]:
+        return reason
+    return pick(f"the trained model was not promoted: {reason}", f"训练出的模型未被采用：{reason}")
+
+
+def figures_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The verdict in numbers, by names that go beside the metrics of a model.
+
+    difference, low and high are of mean recall, as shares; promote is 1 or 0. What was not measured
+    is left out.
+    """
+    verdict = result.get("verdict") or {}
+    interval = verdict.get("interval") or {}
+    named = {
+        "promote": verdict.get("promote"),
+        "difference": interval.get("mean"),
+        "low": interval.get("low"),
+        "high": interval.get("high"),
+        "suite_change": verdict.get("suite_change"),
+    }
+    return {f"{VERDICT}{name}": float(v) for name, v in named.items() if v is not None}
+
+
+def tell(
+    store: Store, release: Release, pointer: int, result: Mapping[str, Any], link: str
+) -> None:
+    """A notice where a training came to its verdict (``result``), or another model is current."""
     before = store.pointer(pointer) if pointer else None
     same = before is not None and store.release(before.release).model == release.model
-    result: dict[str, Any] = {}
-    if evaluation is not None:
-        result = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
     told = {"stage": "promote", "release": release.id, "link": link}
     if result and result["winner"] != result["candidate"]:
-        reason = pick(
-            f"the trained model was not promoted: {result['verdict']['reason']}",
-            f"训练出的模型未被采用：{result['verdict']['reason']}",
-        )
-        figures = result["metrics"].get("candidate", {})
-        notices.send("rejection", reason, metrics=figures, **told)
+        figures = result["metrics"].get("candidate", {}) | figures_of(result)
+        notices.send("rejection", reason_of(result), metrics=figures, **told)
     elif result or not same:
         text = pick(
             f"release {release.id} is current, with another model and {release.pictures:,} "
@@ -127,7 +174,7 @@ def assemble(
     bundle: Path,
     index: Path,
     inventory: str,
-    evaluation: Path | None,
+    result: Mapping[str, Any],
     pointer: int,
     parameters: dict[str, str],
 ) -> Release:
@@ -142,7 +189,7 @@ def assemble(
     segments = list(kept)
     if (index / "segment").is_dir():
         segments.append(SegmentRef(digest=store.put_segment(index / "segment")))
-    metrics, split_version = measured(store, model, evaluation, pointer)
+    metrics, split_version = measured(store, model, result, pointer)
     calibration = calibrated(store, segments, Bundle(bundle), catalog / CATALOG)
     return Release(
         model=model,
@@ -185,21 +232,26 @@ def report_on(release: Release, out: Path) -> None:
 
 
 def measured(
-    store: Store, model: str, evaluation: Path | None, pointer: int
+    store: Store, model: str, result: Mapping[str, Any], pointer: int
 ) -> tuple[dict[str, float], str]:
-    """(metrics, split version) of the model that is released.
+    """(metrics, split version) of the model that is released, and the verdict that it stands on.
 
-    From this run's evaluation, or handed on from the release before it if the model is the same.
+    From an evaluation, or handed on from the release before it if the model is the same. Of a model
+    that is kept the figures are new, and the verdict is still the one it came with: this one was on
+    the candidate.
     """
-    if evaluation is not None:
-        result: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
-        name = "candidate" if result["winner"] == result["candidate"] else "champion"
-        return result["metrics"].get(name, {}), result["split_version"]
     found = store.pointer(pointer) if pointer else None
     release = store.release(found.release) if found else None
-    if release and release.model == model:
-        return dict(release.metrics), release.split_version
-    return {}, ""
+    before = dict(release.metrics) if release and release.model == model else {}
+    if not result:
+        return before, release.split_version if release and before else ""
+    is_candidate = model == result["candidate"]
+    name = "candidate" if is_candidate else "champion"
+    metrics: dict[str, float] = dict(result["metrics"].get(name, {}))
+    if name in result.get("suite", {}):
+        metrics["suite/top1"] = result["suite"][name]["top1"]
+    verdict = {key: value for key, value in before.items() if key.startswith(VERDICT)}
+    return metrics | (figures_of(result) if is_candidate else verdict), result["split_version"]
 
 
 def publish(store: Store, release: Release, pointer: int, reason: str) -> Pointer:

@@ -298,11 +298,16 @@ class Objects:
                 )
             except Exception as error:
                 raise self.explained(error, part[0]) from error
-            for failed in answer.get("Errors", []):
-                why = f"{failed.get('Code')}: {failed.get('Message')}"
+            failures = answer.get("Errors", [])
+            if failures:
+                first, count = failures[0], len(failures)
+                why = ": ".join(first[name] for name in ("Code", "Message") if first.get(name))
+                where = f"{REMOTE}{self.bucket}/{first.get('Key', '')}"
+                more = f" and {count - 1:,} more" if count > 1 else ""
+                also = f"等 {count:,} 个对象" if count > 1 else ""
                 raise ServiceError(
-                    f"{self.place}/{part[0]}, …: could not be deleted ({why}).",
-                    f"{self.place}/{part[0]} 等无法删除({why})。",
+                    f"{where}{more}: could not be deleted ({why}).",
+                    f"{where}{also}：无法删除({why})。",
                 )
 
     # --- what goes wrong -----------------------------------------------------------------------

@@ -51,9 +51,20 @@ async function ask(address, given = {}) {
   return answer;
 }
 
+/** What an answer holds. One that broke off, or that is no JSON (a proxy's page to log in), is none
+ * of the service's. */
+async function read(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (aborted(error)) throw error;
+    throw new Failure("gone");
+  }
+}
+
 /** JSON from an address below the API. */
 export async function get(path, signal) {
-  return (await ask(BASE + path, { signal })).json();
+  return read(await ask(BASE + path, { signal }));
 }
 
 /** A page of hits for a JSON body or a form. */
@@ -65,7 +76,7 @@ export async function search(asked, signal) {
     headers: form ? {} : { "Content-Type": "application/json" },
     signal,
   });
-  return answer.json();
+  return read(answer);
 }
 
 /** Show the token once; a cookie stands for it from then on. */

@@ -5,14 +5,17 @@ import * as box from "./box.js";
 import { by, icon, keep, kept, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { Grid } from "./grid.js";
+import { whyEmpty } from "./library.js";
 import { Notices } from "./notices.js";
 import { bring, listenForDrops, listenForPastes, taken } from "./pictures.js";
-import { asks, body, browsing, form, nothing, read, same, write } from "./query.js";
+import { asks, body, browsing, form, nothing, onlyExcludes, read, same, write } from "./query.js";
 import { About } from "./release.js";
 import { offerSpeech } from "./speech.js";
 import { askForToken, carriesToken, tokenOfAddress } from "./token.js";
 import { Viewer } from "./viewer.js";
-import { chooseLanguage, language, languageOf, number, switchLanguage, t } from "./words.js";
+import {
+  chooseLanguage, language, languageOf, number, small, switchLanguage, t, write as writeTexts,
+} from "./words.js";
 
 const NEAR_THE_END = "1500px";
 
@@ -39,10 +42,12 @@ function go(change, { replace = false } = {}) {
 /** Show a query that the address holds already. */
 function follow(next) {
   const anew = !page || !same(next, query);
+  const written = next.text !== query.text;
   query = next;
   box.show(query);
   describe();
   if (anew) run();
+  if (written && onlyExcludes(query)) notices.say(by("excluded").textContent);
   showLarge();
 }
 
@@ -55,7 +60,7 @@ function typed(text) {
 
 function asked(text) {
   typing = false;
-  if (same({ ...query, text: text.trim() }, query)) again();
+  if (text.trim() === query.text) again();
   else go({ text: text.trim(), all: false });
 }
 
@@ -103,7 +108,6 @@ async function run() {
     const answer = await ask("", own.signal);
     if (running !== own) return;
     running = null;
-    notices.clear();
     showFirst(answer, was);
   } catch (error) {
     if (aborted(error) || running !== own) return;
@@ -148,7 +152,10 @@ function failed(error, retry) {
     askForToken(() => { about.learn(); retry(); });
   } else if (["gone", "busy", "unready"].includes(error.kind)) {
     if (error.kind === "unready") grid.show([], true);
-    notices.recover(error, ready, () => { about.learn(); retry(); });
+    notices.recover(error, ready, () => {
+      if (error.kind !== "busy") about.learn(); // where little may be asked, it is what was wanted
+      retry();
+    });
   } else {
     page = null;
     grid.show([], true);
@@ -172,6 +179,7 @@ function showFirst(answer, was) {
   };
   if (about.release && about.release.release !== answer.release) about.learn();
   grid.show(answer.hits.map(known), !page.after);
+  notices.clear(); // behind the pictures: a button that goes leaves the keyboard to them
   if (scrollY > by("grid").offsetTop) scrollTo({ top: 0, behavior: "instant" });
   describe();
   if (searching) sayFound();
@@ -197,7 +205,9 @@ function describe() {
   if (JSON.stringify(parts) !== drawn && !by("filters").hidden) drawFilters(parts);
   drawn = JSON.stringify(parts);
   by("count").textContent = count();
-  by("intro").hidden = asks(query) || filtered() || !page || page.searching;
+  by("excluded").hidden = !onlyExcludes(query);
+  by("excluded").textContent = t("onlyExcluded", { what: query.text.trim() });
+  by("intro").hidden = asks(query) || filtered() || !page || page.searching || empty();
   if (!by("intro").hidden) introduce();
   ending();
 }
@@ -237,12 +247,16 @@ function introduce() {
   by("intro").replaceChildren(
     make("p", { class: "welcome" }, t("welcome")),
     ...(tries.length ? [make("ul", { class: "tries", "aria-label": t("try") }, ...tries)] : []),
-    make("p", { class: "faint" }, t("hint")));
+    make("p", { class: "faint" }, t(small.matches ? "hint_touch" : "hint")));
 }
 
-/** Below the pictures: nothing found, or what else there would be. */
+/** Is there nothing at all to be found? */
+const empty = () => Boolean(page && !page.total && !filtered());
+
+/** Below the pictures: nothing found, or what else there would be. It is about what is shown, not
+ * about a query that is still under way. */
 function ending() {
-  if (!page) return;
+  if (!page || notices.pending || !same(page.query, query)) return;
   if (page.after) notices.end();
   else if (grid.hits.length) {
     notices.end(page.withheld && !query.all && ["further", () => choose({ all: true })]);
@@ -250,6 +264,8 @@ function ending() {
     notices.nothing("nothingWhy", ["nearest", () => choose({ all: true })]);
   } else if (filtered()) {
     notices.nothing("nothingFiltered", ["resetFilters", () => narrow({})]);
+  } else if (empty()) {
+    notices.empty(whyEmpty(about.release?.library));
   } else notices.nothing("nothingWhy");
 }
 
@@ -301,8 +317,22 @@ const open = (id) => { typing = false; go({ open: id }, { replace: Boolean(query
 
 // --- the parts ------------------------------------------------------------------------------------
 
-const notices = new Notices();
-const about = new About(() => { filters.forgetFolders(); learnFolders(); showLarge(); });
+const notices = new Notices({
+  left: () => {
+    if (grid.hits.length) grid.focus(grid.current);
+    else by("main").focus({ preventScroll: true });
+  },
+});
+const about = new About({
+  learned: () => { if (empty() && !running) ending(); },
+  changed: () => {
+    filters.forgetFolders();
+    learnFolders();
+    showLarge();
+    const waits = page && !grid.hits.length && !running && !notices.pending;
+    if (waits && page.release !== about.release.release) again(); // there may be pictures now
+  },
+});
 const grid = new Grid(by("grid"), {
   open: (index) => open(grid.hits[index].id),
   like,
@@ -344,9 +374,12 @@ function otherLanguage() {
   switchLanguage();
   drawSettings();
   about.draw();
+  const { pending } = notices;
   notices.clear();
   grid.show(grid.hits, grid.ended);
   describe();
+  if (pending) notices.retell(pending);
+  else if (!page && !running) again(); // what the service refused, it says in this language
   if (!by("filters").hidden) drawFilters();
   offerSpeech(asked);
 }
@@ -374,6 +407,7 @@ function listen() {
   listenForPastes(brought);
   by("refine").addEventListener("click", toggleFilters);
   by("language").addEventListener("click", otherLanguage);
+  small.addEventListener("change", () => { writeTexts(document); describe(); });
   by("theme").addEventListener("click", nextTheme);
   by("skip").addEventListener("click", () => {
     if (grid.hits.length) grid.focus(grid.current);

@@ -91,15 +91,18 @@ function sliders(query, parts, act) {
   });
 }
 
-/** A chip for each filter that is on, and for each text that is left out. */
+/** A chip for each filter that is on, and for each text that is left out. The keyboard stays at the
+ * chip it is at; from one that is gone it goes to the next one, from the last to the filters. */
 export function chips(query, without, act) {
   const list = by("chips");
+  const before = [...list.querySelectorAll("button")];
+  const at = before.indexOf(document.activeElement);
   const on = FILTERS.filter((name) => query.filters[name]);
   const removable = on.map((name) => {
     const value = query.filters[name];
     const text = name === "captioned" ? t(`captioned_${value}`) : t(`chip_${name}`, { value });
     return make("li", {}, make("button", {
-      type: "button", class: "pill on", "aria-label": t("remove", { what: text }),
+      type: "button", class: "pill on", "data-name": name, "aria-label": t("remove", { what: text }),
       onclick: () => act({ ...query.filters, [name]: "" }),
     }, make("span", {}, text), icon("close")));
   });
@@ -111,4 +114,9 @@ export function chips(query, without, act) {
     list.append(make("li", {}, make("button", { type: "button", class: "quiet", onclick: () => act({}) },
       t("resetFilters"))));
   }
+  if (at < 0) return;
+  const after = [...list.querySelectorAll("button")];
+  const { name } = before[at].dataset;
+  const next = after.find((each) => each.dataset.name === name) || after[at] || after.at(-1);
+  (next || by("refine")).focus({ preventScroll: true });
 }

@@ -76,14 +76,16 @@ export class Grid {
     list.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** Begin anew with a first page; `ended`: there is no other. */
+  /** Begin anew with a first page; `ended`: there is no other. The keyboard stays in the grid. */
   show(hits, ended) {
+    const held = this.list.contains(document.activeElement);
     for (const tile of this.tiles.values()) tile.remove();
     this.tiles.clear();
     this.hits = [...hits];
     this.ended = ended;
     this.current = 0;
     this.lay();
+    if (held) (this.link(0) || this.list.closest("main")).focus({ preventScroll: true });
   }
 
   /** Another page. */
@@ -148,6 +150,7 @@ export class Grid {
   }
 
   place(index, tile) {
+    tile.setAttribute("aria-setsize", this.ended ? this.hits.length : -1);
     const row = this.rowOf(index);
     if (!row) return;
     const { left, width } = row.places[index - row.first];
@@ -187,9 +190,7 @@ export class Grid {
       type: "button", class: "like", tabindex: "-1", title: t("more"),
       "aria-label": t("moreLike", { name }), onclick: () => this.act.like(hit),
     }, icon("like"));
-    const tile = make("li", {
-      class: "tile", "aria-setsize": this.ended ? this.hits.length : -1, "aria-posinset": index + 1,
-    }, link, caption, like);
+    const tile = make("li", { class: "tile", "aria-posinset": index + 1 }, link, caption, like);
     const folded = hit.similar?.length || 0;
     if (folded) {
       tile.append(make("button", {

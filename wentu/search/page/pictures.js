@@ -3,13 +3,12 @@
 const LARGEST_SIDE = 1600;
 const SMALL_ENOUGH = 1_000_000;
 const brought = new Map(); // number -> {file, url}; a visit's own, gone when the page is left
-let last = 0;
 
-/** Remember a picture; its number stands in the address. */
+/** Remember a picture; its number stands in the address. It is drawn at random: addresses of before
+ * a reload stay in the history, and must not mean another picture. */
 export async function bring(file) {
   const small = await smaller(file);
-  last += 1;
-  const number = String(last);
+  const number = String(crypto.getRandomValues(new BigUint64Array(1))[0] >> 4n); // at most 19 digits
   brought.set(number, { file: small, url: URL.createObjectURL(small) });
   return number;
 }
@@ -75,11 +74,19 @@ export function listenForDrops(over, act) {
   });
 }
 
+/** Is it text before all? Spreadsheets and word processors lay a picture of it beside it; a file
+ * manager lays the file's name beside a picture. */
+function isText(transfer, file) {
+  const text = transfer.getData("text/plain").trim();
+  return Boolean(text) && !text.includes(file.name);
+}
+
 /** Let a picture be pasted anywhere; text is pasted as ever. */
 export function listenForPastes(act) {
   addEventListener("paste", (event) => {
     const file = pictureIn(event.clipboardData);
     if (!file) return;
+    if (event.target.closest?.("input, textarea") && isText(event.clipboardData, file)) return;
     event.preventDefault();
     act(file);
   });

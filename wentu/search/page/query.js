@@ -13,8 +13,15 @@ export const nothing = () => ({
   text: "", like: "", picture: "", filters: {}, weights: {}, all: false, open: "",
 });
 
+/** Nothing but words to leave out, as wentu/search/syntax.py reads them, or the sign of the first. */
+const ONLY_EXCLUDES = /^(?:\s*[-\u2212\uff0d](?![-\u2212\uff0d])(?:"[^"]+"|\u201c[^\u201d]+\u201d|\uff02[^\uff02]+\uff02|\S*)(?=\s|$))+\s*$/u;
+
+/** Does a query only say what not to look for? */
+export const onlyExcludes = (query) => !query.like && !query.picture && ONLY_EXCLUDES.test(query.text);
+
 /** Is there something to be searched for? */
-export const asks = (query) => Boolean(query.text.trim() || query.like || query.picture);
+export const asks = (query) => (
+  Boolean(query.text.trim() || query.like || query.picture) && !onlyExcludes(query));
 
 /** The query that an address holds behind its "#". There it stays in the browser: what people look
  * for gets into no log on the way. */
@@ -50,8 +57,9 @@ export function write(query) {
   return `#${out}`;
 }
 
-/** The same search? What is shown large does not matter. */
-export const same = (a, b) => write({ ...a, open: "" }) === write({ ...b, open: "" });
+/** The same search? What is shown large does not matter, and a text that asks nothing is none. */
+export const same = (a, b) => wanted(a) === wanted(b);
+const wanted = (query) => write({ ...query, open: "", text: asks(query) ? query.text : "" });
 
 /** The weight of a part, as chosen or as usual. */
 export const weight = (query, name) => query.weights[name] ?? WEIGHTS[name];

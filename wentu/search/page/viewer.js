@@ -24,12 +24,14 @@ export class Viewer {
     });
     let start = null;
     dialog.addEventListener("touchstart", (event) => {
-      start = event.touches.length === 1 ? event.touches[0].clientX : null;
+      start = event.touches.length === 1 ? event.touches[0] : null;
     }, { passive: true });
     dialog.addEventListener("touchend", (event) => {
       if (start === null || visualViewport?.scale > 1) return;
-      const moved = event.changedTouches[0].clientX - start;
-      if (Math.abs(moved) > SWIPE) act.step(moved < 0 ? 1 : -1);
+      const end = event.changedTouches[0];
+      const across = end.clientX - start.clientX;
+      const along = Math.abs(end.clientY - start.clientY); // whoever scrolls slants a little
+      if (Math.abs(across) > Math.max(SWIPE, 2 * along)) act.step(across < 0 ? 1 : -1);
     });
   }
 

@@ -8,6 +8,7 @@ const WORDS = {
   skip: ["Skip to the pictures", "跳到图片"],
   search: ["Search pictures", "搜索图片"],
   placeholder: ["Describe a picture, or drop one here", "描述一张图片，或将图片拖到这里"],
+  placeholder_touch: ["Describe a picture", "描述或选择一张图片"],
   clear: ["Clear", "清除"],
   speak: ["Speak", "语音输入"],
   choose: ["Search with a picture", "以图搜图"],
@@ -46,9 +47,9 @@ const WORDS = {
   chip_folder: ["in {value}", "位于 {value}"],
   chip_name: ["named {value}", "文件名含 {value}"],
   chip_taken_from: ["taken from {value}", "{value} 起拍摄"],
-  chip_taken_to: ["taken until {value}", "{value} 前拍摄"],
+  chip_taken_to: ["taken until {value}", "截至 {value} 拍摄"],
   chip_added_from: ["added from {value}", "{value} 起添加"],
-  chip_added_to: ["added until {value}", "{value} 前添加"],
+  chip_added_to: ["added until {value}", "截至 {value} 添加"],
   chip_min_side: ["≥ {value} px", "≥ {value} 像素"],
   chip_max_side: ["≤ {value} px", "≤ {value} 像素"],
 
@@ -58,6 +59,11 @@ const WORDS = {
     "Add -word to leave something out. Paste or drop a picture to find its like.",
     "加上 -词 可排除内容；粘贴或拖入图片可查找相似图片。",
   ],
+  hint_touch: [
+    "Add -word to leave something out. Choose or photograph a picture to find its like.",
+    "加上 -词 可排除内容；选择或拍摄图片可查找相似图片。",
+  ],
+  onlyExcluded: ["Add what to look for: {what} only excludes.", "请再写上要找的内容：{what} 只表示排除。"],
   searching: ["Searching…", "正在搜索……"],
   found: ["{count} pictures", "{count} 张图片"],
   found_one: ["1 picture", "1 张图片"],
@@ -83,6 +89,14 @@ const WORDS = {
   unreadyWhy: [
     "No release is served. This page goes on by itself as soon as one is there.",
     "尚无已发布的版本。一旦发布，本页会自动继续。",
+  ],
+  empty: [
+    "This collection holds no pictures. Once it does, they appear here by themselves.",
+    "此图文集中还没有图片；一旦有了，会自动显示在这里。",
+  ],
+  emptyIndexing: [
+    "The pictures are being indexed; they appear here by themselves.",
+    "正在为图片建立索引，完成后会自动显示在这里。",
   ],
   busy: ["A little too fast for this service.", "请求过于频繁。"],
   failed: ["That did not work", "未能完成"],
@@ -135,6 +149,23 @@ const WORDS = {
   verified_true: ["all files are whole", "所有文件完整"],
   verified_false: ["under way", "进行中"],
   problem: ["Note", "注意"],
+  library: ["Folder", "图片目录"],
+  library_indexing: ["Indexing: {indexed} of {all}", "正在建立索引：{indexed} / {all}"],
+  library_reading: ["The folder is being read", "正在读取图片目录"],
+  library_following: ["followed: what changes there is found within a minute", "跟踪中，变化在一分钟内即可搜到"],
+  library_away: [
+    "The folder of the pictures is out of reach. What was indexed is still found.",
+    "无法访问图片目录；已建立索引的图片仍可搜到。",
+  ],
+  library_failing: [
+    "New pictures cannot be indexed; the log of the service says why.",
+    "无法为新图片建立索引；原因见服务日志。",
+  ],
+  library_stopped: [
+    "The folder is not followed now; the log of the service says why.",
+    "目前未跟踪图片目录；原因见服务日志。",
+  ],
+  damaged: ["Damaged files", "损坏的文件"],
   calibration: ["Nothing fits", "判断无匹配"],
   calibrated: ["wrongly said {lost}, wrongly not said {accepted}", "误拒 {lost}，误受 {accepted}"],
 };
@@ -155,11 +186,18 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
-/** A number, or a moment (ISO 8601), as the reader writes it. */
+/** Where there is little room, and nothing to drop or to paste: some texts are others there. */
+export const small = matchMedia("(max-width: 48rem), (hover: none)");
+
+/** A number, or a moment (ISO 8601), as the reader writes it. A date alone is that day everywhere:
+ * JavaScript takes it for midnight in UTC, which is the day before in America. */
 export const number = (value) => value.toLocaleString(tag());
 export function moment(iso, time = false) {
   const when = new Date(iso);
   if (Number.isNaN(when.getTime())) return String(iso);
+  if (/^\d{4}-\d{2}-\d{2}$/.test(iso)) {
+    return when.toLocaleDateString(tag(), { dateStyle: "medium", timeZone: "UTC" });
+  }
   const form = time ? { dateStyle: "medium", timeStyle: "short" } : { dateStyle: "medium" };
   return when.toLocaleString(tag(), form);
 }
@@ -192,7 +230,7 @@ export function write(root) {
     if (each.tagName === "BUTTON") each.title = text;
   }
   for (const each of root.querySelectorAll("[data-t-placeholder]")) {
-    each.placeholder = t(each.dataset.tPlaceholder);
+    each.placeholder = t(small.matches ? each.dataset.tPlaceholderTouch : each.dataset.tPlaceholder);
   }
   if (root === document) document.title = `wentu · ${t("title")}`;
 }
