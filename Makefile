@@ -39,7 +39,7 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done'
+	$(BIN)/python -m pytest tests/test_layering.py tests/test_pipeline.py tests/test_docs.py -k 'not can_be_done and not notebook_runs'
 
 proofs: $(READY)  ## kills, races, real data, a demo: about 30 minutes on two cores
 	$(PYTEST) -m heavy -rP --show-capture=stdout --durations=0
