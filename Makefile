@@ -44,7 +44,7 @@ check: $(READY)  ## lint, types, layering, freshness of pipeline.yaml
 proofs: $(READY)  ## kills, races, real data, a demo: about 30 minutes on two cores
 	$(PYTEST) -m heavy -rP --show-capture=stdout --durations=0
 
-exhaustive: $(READY)  ## 10,000 damaged files for each reader, two more demos, naming: over an hour
+exhaustive: $(READY)  ## 10,000 damaged files for each reader, two more demos, naming, more memory: over an hour
 	$(PYTEST) -m exhaustive
 
 images:  ## container images; IMAGES="cpu serve", TAG=…, BUILD_ARGS=… (docs/images.md)

@@ -21,7 +21,6 @@ from wentu.stages import pack_lmdb
 from wentu.training import cost
 from wentu.training.config import Config
 
-pytestmark = pytest.mark.heavy
 SCRIPT = """
 import resource, sys
 from pathlib import Path
@@ -57,10 +56,14 @@ def lmdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("ViT-B-16", {"batch_size": 16}),
-        ("ViT-B-16", {"batch_size": 16, "checkpointing": True}),
-        ("RN50", {"batch_size": 16}),
-        ("ViT-B-16", {"batch_size": 16, "chunk": 4}),
+        pytest.param("ViT-B-16", {"batch_size": 16}, marks=pytest.mark.heavy),
+        pytest.param("ViT-B-16", {"batch_size": 16, "chunk": 4}, marks=pytest.mark.heavy),
+        pytest.param(
+            "ViT-B-16",
+            {"batch_size": 16, "checkpointing": True},
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param("RN50", {"batch_size": 16}, marks=pytest.mark.exhaustive),
     ],
 )
 def test_memory_is_as_planned(
