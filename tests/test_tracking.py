@@ -117,13 +117,18 @@ def test_shards_that_begin_together_share_a_parent(
         return create(self, experiment, *args, **more)
 
     monkeypatch.setattr(client, "create_run", slow)
-    shards = [threading.Thread(target=work, args=("features",)) for _ in range(2)]
-    for each in shards:
-        each.start()
-    for each in shards:
-        each.join()
+    shards(2)
     assert parent() == "RUNNING"
     assert children() == ["features", "features"]
+
+
+def shards(count: int) -> None:
+    """As many stages that begin together."""
+    threads = [threading.Thread(target=work, args=("features",)) for _ in range(count)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
 
 
 def children() -> list[str]:
@@ -147,11 +152,7 @@ def test_shards_of_this_machine_wait_for_each_other(
         return create(self, *args, **more)
 
     monkeypatch.setattr(client, "create_run", slow)
-    shards = [threading.Thread(target=work, args=("features",)) for _ in range(3)]
-    for each in shards:
-        each.start()
-    for each in shards:
-        each.join()
+    shards(3)
     assert parent() == "RUNNING"
     assert len(children()) == 3
 

@@ -35,15 +35,20 @@ def send(
     release: str = "",
     metrics: Mapping[str, float] | None = None,
     link: str = "",
+    run: str = "",
 ) -> None:
-    """Tell the webhook, if one is named; returns within PATIENCE, whatever happens."""
+    """Tell the webhook, if one is named; returns within PATIENCE, whatever happens.
+
+    Args:
+        run: id of the pipeline run; empty: the one that this process is a stage of.
+    """
     address = os.environ.get("WENTU_WEBHOOK", "").strip()
     if not address:
         return
     notice = {
         "event": event,
         "sentence": without_credentials(sentence),
-        "run": os.environ.get("WENTU_RUN_ID", ""),
+        "run": run or os.environ.get("WENTU_RUN_ID", ""),
         "stage": stage,
         "release": release,
         "metrics": dict(metrics or {}),

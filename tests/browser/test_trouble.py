@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import visit
 from tests.conftest import Built
@@ -19,7 +20,9 @@ RECOVERS = 20_000
 """Milliseconds; the page waits longer from try to try."""
 
 
-def test_the_service_goes_and_comes_back(browser: Browser, gallery: Built) -> None:
+@contextmanager
+def gone(browser: Browser, gallery: Built) -> Iterator[tuple[Page, int]]:
+    """The page of a service that went away before a search, and the port that it had."""
     with ExitStack() as running:
         client = running.enter_context(served(gallery.store))
         base, port = str(client.base_url).rstrip("/"), client.base_url.port or 0
@@ -28,27 +31,25 @@ def test_the_service_goes_and_comes_back(browser: Browser, gallery: Built) -> No
             running.close()
             page.fill("#text", "圆形")
             expect(page.locator("#banner")).to_contain_text("The service does not answer.")
-            expect(page.locator("#banner")).to_contain_text("Trying again in")
-            with served(gallery.store, port=port):
-                expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
-                expect(page.locator("#count")).to_contain_text("Best of")
-                expect(page.locator("#toast")).to_have_text("The service answers again")
+            yield page, port
+
+
+def test_the_service_goes_and_comes_back(browser: Browser, gallery: Built) -> None:
+    with gone(browser, gallery) as (page, port):
+        expect(page.locator("#banner")).to_contain_text("Trying again in")
+        with served(gallery.store, port=port):
+            expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
+            expect(page.locator("#count")).to_contain_text("Best of")
+            expect(page.locator("#toast")).to_have_text("The service answers again")
 
 
 def test_another_language_while_the_service_is_away(browser: Browser, gallery: Built) -> None:
-    with ExitStack() as running:
-        client = running.enter_context(served(gallery.store))
-        base, port = str(client.base_url).rstrip("/"), client.base_url.port or 0
-        with visit(browser, base, refusals=True) as page:
-            page.wait_for_selector(".tile")
-            running.close()
-            page.fill("#text", "圆形")
-            expect(page.locator("#banner")).to_contain_text("The service does not answer.")
-            page.click("#language")
-            expect(page.locator("#banner")).to_contain_text("服务没有响应。")
-            with served(gallery.store, port=port):
-                expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
-                expect(page.locator("#count")).to_contain_text("最佳匹配")
+    with gone(browser, gallery) as (page, port):
+        page.click("#language")
+        expect(page.locator("#banner")).to_contain_text("服务没有响应。")
+        with served(gallery.store, port=port):
+            expect(page.locator("#banner")).to_be_hidden(timeout=RECOVERS)
+            expect(page.locator("#count")).to_contain_text("最佳匹配")
 
 
 @pytest.mark.parametrize(

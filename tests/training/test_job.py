@@ -75,6 +75,13 @@ def test_what_a_worker_says_is_what_is_said(built: Any, tmp_path: Path) -> None:
     assert said.value.exit_code == InputError.exit_code
 
 
+def endless(built: Any, folder: Path, script: str) -> list[str]:
+    """A command that trains in two processes until it is stopped."""
+    plan = job(built, folder, nproc=2, epochs=1000, patience=0, save_seconds=0.0)
+    plan.write(folder / "plan.json")
+    return [sys.executable, "-c", script, str(folder / "plan.json")]
+
+
 def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_path: Path) -> None:
     """And its fellow does not wait for it for ever."""
     script = (
@@ -82,9 +89,7 @@ def test_a_worker_that_is_killed_is_told_from_one_that_failed(built: Any, tmp_pa
         "from wentu.progress import Reporter; from wentu.tracking import Tracker\n"
         "launch(Job.read(Path(sys.argv[1])), Reporter(), Tracker())\n"
     )
-    plan = job(built, tmp_path, nproc=2, epochs=1000, patience=0, save_seconds=0.0)
-    plan.write(tmp_path / "plan.json")
-    words = [sys.executable, "-c", script, str(tmp_path / "plan.json")]
+    words = endless(built, tmp_path, script)
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         while saving.position(tmp_path).step < 5:
             time.sleep(0.2)
@@ -139,9 +144,7 @@ def test_sigterm_to_several_processes_is_a_stop(built: Any, tmp_path: Path, begu
         "    print(f'stopped: {error}')\n"
         "    sys.exit(error.exit_code)\n"
     )
-    plan = job(built, tmp_path, nproc=2, epochs=1000, patience=0, save_seconds=0.0)
-    plan.write(tmp_path / "plan.json")
-    words = [sys.executable, "-c", script, str(tmp_path / "plan.json")]
+    words = endless(built, tmp_path, script)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         while saving.position(tmp_path).step < 5 if begun else not workers(tmp_path):
             time.sleep(0.2)

@@ -6,7 +6,6 @@ Of a run here, run.json and its events say everything; of one on a cluster, KFP'
 from __future__ import annotations
 
 import io
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -218,11 +217,7 @@ def tell_failure(found: Shape, stage: str) -> None:
         return
     why = found["error"] or pick("no reason is known", "原因未知")
     link = found["url"] if found["url"].startswith("http") else ""
-    os.environ["WENTU_RUN_ID"] = found["run_id"]  # of which a notice tells
-    try:
-        notices.send("failure", why, stage=stage, link=link)
-    finally:
-        del os.environ["WENTU_RUN_ID"]
+    notices.send("failure", why, stage=stage, link=link, run=found["run_id"])
 
 
 def told_itself(run_id: str, stage: str, error: str) -> bool:

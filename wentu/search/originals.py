@@ -30,8 +30,9 @@ TYPES = (
     (b"MM\0*", "image/tiff", "tiff"),
     (b"\0\0\0\x0cjP  ", "image/jp2", "jp2"),
 )
-_PNG_KEPT = (
-    b"IHDR PLTE IDAT IEND tRNS acTL fcTL fdAT pHYs cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI bKGD"
+_PNG_KEPT = frozenset(
+    b"IHDR PLTE IDAT IEND tRNS acTL fcTL fdAT pHYs"
+    b" cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI bKGD".split()
 )
 _WEBP_KEPT = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP")
 _JPEG_KEPT = (0xE0, 0xE2, 0xEE)  # JFIF; ICC, if it is one; Adobe's, which says how colours are kept
@@ -162,7 +163,7 @@ def _png(data: bytes) -> bytes:
             orientation = pictures.exif_orientation(data[at + 8 : end - 4])
         if name == b"IDAT" and not first:
             first = len(kept)
-        if name in _PNG_KEPT.split():
+        if name in _PNG_KEPT:
             kept.append(data[at:end])
         elif name[:1].isupper():  # what cannot be left out
             raise ValueError("a chunk that decides how pixels are read")
