@@ -14,30 +14,47 @@ from rich.console import Console
 
 from wentu.clip.bundle import bundle_digest
 from wentu.commands.promote import accept
-from wentu.errors import InputError, StageError
+from wentu.errors import InputError, ServiceError, StageError
 from wentu.formats import write_json
-from wentu.orchestrate.local import run
+from wentu.orchestrate.local import run, runs
 from wentu.orchestrate.parameters import complete
 from wentu.storage.s3 import Objects
 from wentu.store import Store
 
 
-def test_the_failure_of_a_stage_is_told_also_where_mlflow_is_gone(
-    small_collection: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+@pytest.fixture
+def failing(small_collection: Path, tmp_path: Path) -> dict[str, Any]:
+    """Values of a run whose first stage fails: its pictures went away."""
     pictures = tmp_path / "pictures"
     shutil.copytree(small_collection, pictures)
     given = {"pictures": str(pictures), "store": str(tmp_path / "store"), "train": False}
     values = complete(given, None)
     shutil.rmtree(pictures)
+    return values
+
+
+def test_the_failure_of_a_stage_is_told_also_where_mlflow_is_gone(
+    failing: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StageError, match=r"inventory: .*no such folder"):
-        run(values, Console(file=io.StringIO()))
+        run(failing, Console(file=io.StringIO()))
     assert "MLflow is out of reach" in capsys.readouterr().err
+
+
+def test_the_failure_of_a_stage_is_told_also_where_the_store_is_gone(
+    failing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Store) -> None:
+        raise ServiceError("no answer", "没有响应")
+
+    monkeypatch.setenv("WENTU_TRACKING", "off")
+    monkeypatch.setattr(Store, "current", gone)
+    with pytest.raises(StageError, match=r"inventory: .*no such folder"):
+        run(failing, Console(file=io.StringIO()))
+    (told,) = runs(Store(failing["store"]))
+    assert (told["status"], told["release"]) == ("failed", "")
 
 
 def test_the_bundle_of_a_clusters_run_can_be_released(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wentu import tracking
-from wentu.errors import InputError, StageError
+from wentu.errors import InputError, ServiceError, StageError
 from wentu.formats import FORMAT, read_json, write_json
 from wentu.language import pick
 from wentu.orchestrate.live import RunView
@@ -110,7 +110,10 @@ def _execute(
     shown = RunView(folder, console)
 
     def record(status: str) -> None:
-        current = store.current()
+        try:
+            current = store.current()
+        except ServiceError:  # a bucket that is gone must not hide how the run ended
+            current = None
         write_json(
             folder / "run.json",
             {
