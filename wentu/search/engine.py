@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "CaptionHit", "Engine", "Hit", "Query", "TextVectors", "read_query_picture"]
 
-CAPTION_CANDIDATES = 256
-"""Different captions that are compared with a picture: all of a collection that has no more, else
-those of the nearest pictures. So many take 4 s of two cores with ViT-B-16, the first time."""
+LOOKED_THROUGH, MOST_CAPTIONS = 1000, 256
+"""The nearest pictures, whose captions are compared with a picture, and about so many different
+captions at most: they take 4 s of two cores with ViT-B-16, the first time."""
 
 
 class Engine:
@@ -385,13 +385,15 @@ class Engine:
         if k < 1:
             raise InputError(f"-k {k}: give 1 or more.", f"-k {k}：至少为 1。")
         vector = self._picture_vector(picture)
-        _, ids = ann.search(self._parts, vector[None], CAPTION_CANDIDATES)
+        _, ids = ann.search(self._parts, vector[None], LOOKED_THROUGH)
         found: dict[str, str] = {}
         nearest = ids[0].tolist()
         known = self._records(nearest)
         for picture_id in nearest:
+            if len(found) >= MOST_CAPTIONS:
+                break
             hit = known[picture_id]
-            for text in hit.captions if len(found) < CAPTION_CANDIDATES else ():
+            for text in hit.captions:
                 found.setdefault(text, hit.paths[0])
         if not found:
             raise InputError(
